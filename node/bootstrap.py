@@ -1,0 +1,119 @@
+"""The composition root: Settings in, Services out. After it nothing reads the environment or a global."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from models import catalogue
+from node import __version__
+from node.broker import Broker
+from node.db.session import Database, check_schema, migrate, open_engine
+from node.delivery import Deliverer
+from node.dicom.encode import NodeIdentity
+from node.domain.peer import Peer
+from node.errors import SettingsError
+from node.intake import Intake
+from node.processes import identity
+from node.settings import Settings
+from node.store import Store
+from node.sweep import Sweep
+from node.transport import Transport, open_transport
+
+
+def utc_now() -> datetime:
+    """Return the time now, aware, UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """What the entry points work with."""
+
+    settings: Settings
+    database: Database
+    store: Store
+    broker: Broker
+    node: NodeIdentity
+    worker: str  # who this process is
+
+    def now(self) -> datetime:
+        """Return the time now, aware, UTC."""
+        return utc_now()
+
+    def transport_to(self, peer: Peer) -> Transport:
+        """Return the way to *peer*."""
+        return open_transport(peer, calling_ae=self.settings.ae_title)
+
+    def intake(self) -> Intake:
+        """Return what keeps instances."""
+        return Intake(self.database, self.store, self.now, manufacturer=self.settings.manufacturer)
+
+    def sweep(self) -> Sweep:
+        """Return what time alone brings."""
+        return Sweep(self.database, self.store, self.broker, self.settings, self.now)
+
+    def deliverer(self) -> Deliverer:
+        """Return what sends results."""
+        return Deliverer(
+            database=self.database, store=self.store, settings=self.settings, transport_to=self.transport_to,
+            now=self.now, worker=self.worker,
+        )  # fmt: skip
+
+
+def check_models(settings: Settings) -> None:
+    """Refuse rules that ask for a model that is not there."""
+    known = catalogue.card_names()
+    for rule in settings.rules:
+        if rule.model not in known:
+            raise SettingsError(f"rule {rule.name!r}: there is no model {rule.model!r}; known: {', '.join(known)}")
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home folder and bring the database to the newest schema; safe to run again."""
+    check_models(settings)
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o750)
+    migrate(settings.database)
+
+
+def build(settings: Settings, role: str) -> Services:
+    """Return the services of one process; SettingsError where the home is not prepared."""
+    check_models(settings)
+    engine = open_engine(settings.database)
+    check_schema(engine, settings.database)
+    return Services(
+        settings=settings,
+        database=Database(engine),
+        store=Store(settings.home / "store", min_free=settings.min_free_bytes),
+        broker=Broker(settings.broker),
+        node=node_identity(settings),
+        worker=identity(role),
+    )
+
+
+def node_identity(settings: Settings) -> NodeIdentity:
+    """Return how this node signs its results; the node id is made once and kept in the home folder."""
+    return NodeIdentity(
+        node_id=settings.node_id or _kept_node_id(settings.home),
+        manufacturer=settings.manufacturer,
+        model_name="pacs-ai-node",
+        serial=settings.device_serial,
+        software_version=__version__,
+        uid_root=settings.uid_root,
+    )
+
+
+def _kept_node_id(home: Path) -> str:
+    file = home / "node-id"
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
+    except FileExistsError:
+        return file.read_text(encoding="ascii").strip()
+    with os.fdopen(handle, "w", encoding="ascii") as out:
+        out.write(f"{uuid4()}\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return file.read_text(encoding="ascii").strip()

@@ -1,0 +1,5 @@
+"""`python -m node.cli`: how the supervisor starts a role."""
+
+from node.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""What the commands share: the application, the options, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from node.bootstrap import Services, build, prepare
+from node.logs import set_up_logging
+from node.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="pacs-node",
+    help="A DICOM node beside a PACS: runs AI models on studies and returns DICOM SEG and SR. For research use.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out = Console()
+
+Home = Annotated[
+    Path | None, typer.Option("--home", help="The node's folder (default: PACS_NODE_HOME, else ./pacs-node-home).")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Parent = Annotated[int, typer.Option("--parent", hidden=True, help="Stop when this process is gone.")]
+
+
+def open_node(home: Path | None) -> Services:
+    """Return the services of a node for a command that looks or acts; its home is made where there is none."""
+    settings = load_settings(home)
+    set_up_logging("cli", level="WARNING")
+    prepare(settings)
+    return build(settings, "cli")
+
+
+def settings_for(home: Path | None, role: str) -> Settings:
+    """Return the settings for a long-running role, with its logging set up."""
+    settings = load_settings(home)
+    set_up_logging(role, level=settings.log_level, form=settings.log_format)
+    return settings
+
+
+def print_json(value: Any) -> None:
+    """Print *value* (dataclasses, lists, times) as JSON."""
+    json.dump(_plain(value), sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, Path) else value
+
+

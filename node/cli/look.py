@@ -1,0 +1,221 @@
+"""Commands that look and change nothing."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from models import catalogue
+from node import __version__
+from node.bootstrap import Services
+from node.cli.common import AsJson, Home, app, open_node, out, print_json
+from node.db import events, jobs, results, studies
+from node.domain.job import Job, JobState
+from node.errors import BrokerAway
+from node.supervisor import running_roles
+
+_COLOURS = {
+    JobState.DONE: "green", JobState.FAILED: "red", JobState.INPUT_INVALID: "yellow", JobState.RUNNING: "cyan",
+    JobState.NOT_APPLICABLE: "yellow", JobState.CANCELLED: "dim", JobState.SUPERSEDED: "dim",
+}  # fmt: skip
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _time(at: datetime) -> str:
+    return at.astimezone().strftime("%d %b %H:%M:%S")
+
+
+def job_row(job: Job) -> tuple[str, ...]:
+    """Return a job as the cells of one line."""
+    colour = _COLOURS.get(job.state, "default")
+    stage = f" {job.progress:.0%} {job.stage}" if job.state is JobState.RUNNING else ""
+    return (
+        job.id[:8], f"…{job.study_uid[-12:]}", job.model, f"[{colour}]{job.state}[/]{escape(stage)}",
+        str(job.attempts), _time(job.updated_at), escape(job.reason),
+    )  # fmt: skip
+
+
+@app.command(name="jobs")
+def list_jobs(
+    home: Home = None,
+    json: AsJson = False,
+    state: Annotated[list[JobState] | None, typer.Option(help="Only jobs in this state; may be repeated.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the last changed first.")] = 50,
+) -> None:
+    """List jobs: one model asked of one revision of one study."""
+    services = open_node(home)
+    with services.database.reading() as session:
+        found = jobs.list_jobs(session, states=state or (), limit=limit)
+    if json:
+        print_json(found)
+        return
+    table = _table("job", "study", "model", "state", "tries", "changed", "reason")
+    for job in found:
+        table.add_row(*job_row(job))
+    out.print(table if found else "no jobs")
+
+
+@app.command(name="job")
+def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
+    """Tell the story of one job: its events, results and deliveries."""
+    services = open_node(home)
+    with services.database.reading() as session:
+        job = jobs.get(session, job_id)
+        story = events.story(session, job_id=job.id)
+        made = results.results_of(session, job.id)
+        deliveries = results.deliveries_of(session, job.id)
+    pictures = sorted(services.store.pictures(job.id).glob("*.png"))
+    if json:
+        print_json({"job": job, "events": story, "results": made, "deliveries": deliveries, "pictures": pictures})
+        return
+    out.print(f"[bold]{job.model}[/] on study {job.study_uid} (revision {job.revision})")
+    out.print(f"{job.state} {escape(job.reason)}")
+    for event in story:
+        out.print(f"  {_time(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+    roles = {result.id: result.role for result in made}
+    for delivery in deliveries:
+        role = roles[delivery.result_id].upper()
+        tries = f"{delivery.state} after {delivery.tries} tries"
+        out.print(f"  {role:<4} to {delivery.peer}: {tries} {escape(delivery.reason)}")
+    for result in made:
+        out.print(f"  {result.role.upper():<4} {services.store.path(result.path)}")
+    for picture in pictures:
+        out.print(f"  picture {picture}")
+
+
+@app.command(name="studies")
+def list_studies(
+    home: Home = None, json: AsJson = False, limit: Annotated[int, typer.Option(min=1, help="How many.")] = 50
+) -> None:
+    """List studies, the last touched first; a settled study that no rule wants says why."""
+    services = open_node(home)
+    with services.database.reading() as session:
+        found = studies.list_studies(session, limit=limit)
+    if json:
+        print_json(found)
+        return
+    table = _table("study", "description", "modality", "state", "rev", "series", "images", "last image", "reason")
+    for one in found:
+        table.add_row(
+            f"…{one.uid[-12:]}", escape(one.description), "/".join(one.modalities), str(one.state), str(one.revision),
+            str(one.series), str(one.instances), _time(one.last_at), escape(one.reason),
+        )  # fmt: skip
+    out.print(table if found else "no studies")
+
+
+@app.command(name="study")
+def show_study(uid: str, home: Home = None, json: AsJson = False) -> None:
+    """Tell what became of one study: what each rule said of each series, its jobs, its events."""
+    services = open_node(home)
+    with services.database.reading() as session:
+        study = studies.get_study(session, uid)
+        series = studies.series_of(session, uid)
+        choices = studies.choices_of(session, uid)
+        asked = jobs.list_jobs(session, study_uid=uid)
+        story = events.story(session, study_uid=uid)
+    if json:
+        print_json({"study": study, "series": series, "choices": choices, "jobs": asked, "events": story})
+        return
+    out.print(f"[bold]{study.uid}[/] {study.state}, revision {study.revision}: {escape(study.reason)}")
+    for one in series:
+        name = f"{one.number} {one.modality} {escape(one.description)}"
+        out.print(f"  series {name}: {one.instances} images  [dim]{one.uid}[/]")
+        for choice in (c for c in choices if c.series_uid == one.uid):
+            out.print(f"    rule {choice.rule}: {escape(choice.reason) or '[green]taken[/] for ' + choice.model}")
+    for job in asked:
+        out.print("  job", *job_row(job))
+    for event in story:
+        out.print(f"  {_time(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+
+
+@app.command(name="models")
+def list_models(json: AsJson = False) -> None:
+    """List the models with their cards: purpose, limits, measured figures."""
+    cards = catalogue.cards()
+    if json:
+        print_json(cards)
+        return
+    for card in cards:
+        out.print(f"[bold]{card.name} {card.version}[/]  {escape(card.title)}: {escape(card.purpose)}")
+        for limit in card.limits:
+            out.print(f"  limit: {escape(limit)}")
+        for data, measure, value in card.figures:
+            out.print(f"  {escape(data)}: {escape(measure)} {value:g}")
+
+
+@app.command()
+def status(home: Home = None, json: AsJson = False) -> None:
+    """Tell how the node does: processes, queues, jobs, deliveries, disk; exit code 1 where a person is needed."""
+    services = open_node(home)
+    facts = _facts(services)
+    if json:
+        print_json(facts)
+    else:
+        _print_status(services, facts)
+    if facts["needs"]:
+        raise typer.Exit(1)
+
+
+def _facts(services: Services) -> dict[str, Any]:
+    with services.database.reading() as session:
+        by_state = jobs.count_by_state(session)
+        by_study = studies.count_by_state(session)
+        by_peer = results.count_open_by_peer(session)
+    try:
+        bells: dict[str, int] | str = services.broker.waiting()
+    except BrokerAway as why:
+        bells = str(why)
+    roles = running_roles(services.settings.home)
+    return {
+        "version": __version__, "home": services.settings.home, "roles": roles, "studies": by_study, "jobs": by_state,
+        "deliveries": by_peer, "doorbells": bells, "free_bytes": services.store.free_bytes(),
+        "needs": _needs(services, roles, by_state, by_study, by_peer),
+    }  # fmt: skip
+
+
+def _needs(
+    services: Services, roles: dict[str, int], by_state: dict[str, int], by_study: dict[str, int],
+    by_peer: dict[str, dict[str, int]],
+) -> list[str]:  # fmt: skip
+    """Return what a person should look at, each with the next step."""
+    needs = []
+    if "supervisor" not in roles:
+        needs.append(f"no node is up in this home: pacs-node up --home {services.settings.home}")
+    if count := by_state.get(JobState.FAILED, 0):
+        needs.append(f"{count} failed: pacs-node jobs --state failed, then pacs-node retry JOB")
+    if count := by_study.get("conflict", 0):
+        needs.append(f"{count} studies name different patients: pacs-node studies")
+    for peer, states in by_peer.items():
+        if count := states.get("parked", 0):
+            needs.append(f"{count} results for {peer} are parked: pacs-node jobs, then pacs-node retry JOB")
+    if services.store.free_bytes() < services.settings.min_free_bytes:
+        needs.append("the disk is nearly full: the node refuses images until there is room")
+    return needs
+
+
+def _print_status(services: Services, facts: dict[str, Any]) -> None:
+    settings = services.settings
+    out.print(f"[bold]pacs-ai-node {__version__}[/]  {settings.ae_title} on port {settings.port}  home {settings.home}")
+    out.print(f"page      http://{settings.web_host}:{settings.web_port}")
+    out.print("roles     " + (", ".join(f"{name} ({pid})" for name, pid in facts["roles"].items()) or "none"))
+    for what in ("studies", "jobs", "doorbells", "deliveries"):
+        out.print(f"{what:<9} {_counts(facts[what])}")
+    out.print(f"disk      {facts['free_bytes'] / 2**30:.1f} GiB free")
+    for need in facts["needs"]:
+        out.print(f"[yellow]look at[/]   {escape(need)}")
+
+
+def _counts(value: Any) -> str:
+    if isinstance(value, str):
+        return escape(value)
+    return ", ".join(f"{name}: {count}" for name, count in value.items()) or "none"

@@ -1,0 +1,1 @@
+"""The SQL table: the truth about studies, jobs and results. Functions, session first; the caller commits."""

@@ -1,0 +1,13 @@
+"""Alembic's entry: migrations run over the URL that the caller passes in."""
+
+from alembic import context
+
+from node.db.session import open_engine
+from node.db.tables import Base
+
+engine = open_engine(context.config.attributes["url"])
+with engine.connect() as connection:
+    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
+engine.dispose()

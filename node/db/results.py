@@ -1,0 +1,179 @@
+"""Results and their deliveries in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from node.db import events
+from node.db.tables import DeliveryRow, ResultRow
+from node.domain.result import Delivery, DeliveryState, Result
+
+_S = DeliveryState
+#: Something may still happen by itself.
+OPEN = frozenset({_S.QUEUED, _S.SENDING, _S.UNKNOWN, _S.RETRY_WAIT})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How one attempt to send one result ended."""
+
+    state: DeliveryState
+    reason: str = ""
+    status: str = ""  # DIMSE status as hexadecimal digits, where there was one
+    wait: timedelta = timedelta(0)  # before the next try, where there is one
+
+
+def results_of(session: Session, job_id: str) -> list[Result]:
+    """Return the frozen results of a job in the order of sending."""
+    rows = session.scalars(select(ResultRow).where(ResultRow.job_id == job_id).order_by(ResultRow.position))
+    return [_result(row) for row in rows]
+
+
+def deliveries_of(session: Session, job_id: str) -> list[Delivery]:
+    """Return the deliveries of a job, by peer, in the order of sending."""
+    rows = session.scalars(
+        select(DeliveryRow)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(DeliveryRow.job_id == job_id)
+        .order_by(DeliveryRow.peer, ResultRow.position)
+    )
+    return [_delivery(row) for row in rows]
+
+
+def due_jobs(session: Session, *, now: datetime, limit: int = 50) -> list[str]:
+    """Return jobs with at least one delivery whose time has come."""
+    rows = session.scalars(
+        select(DeliveryRow.job_id).where(_due(now)).group_by(DeliveryRow.job_id)
+        .order_by(func.min(DeliveryRow.next_at)).limit(limit)
+    )  # fmt: skip
+    return list(rows)
+
+
+def claim(
+    session: Session, job_id: str, *, worker: str, now: datetime, lease: timedelta
+) -> list[tuple[Delivery, Result]]:
+    """Take the due deliveries of one job to one peer, in the order of sending; none where nothing is due.
+
+    A set goes to a peer as a whole and in order: while one of its deliveries is being sent, or waits, the later
+    ones wait behind it. The deliveries keep the state that they had (e.g. UNKNOWN) in the returned value.
+    """
+    peer = session.scalars(
+        select(DeliveryRow.peer).where(DeliveryRow.job_id == job_id, _due(now)).order_by(DeliveryRow.next_at).limit(1)
+    ).one_or_none()
+    if peer is None:
+        return []
+    rows = session.execute(
+        select(DeliveryRow, ResultRow)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(DeliveryRow.job_id == job_id, DeliveryRow.peer == peer)
+        .order_by(ResultRow.position)
+        .with_for_update(of=DeliveryRow)
+    ).all()
+    taken: list[tuple[Delivery, Result]] = []
+    for row, result in rows:
+        if row.state == _S.ACKED:
+            continue
+        if not _is_due(row, now):
+            break
+        taken.append((_delivery(row), _result(result)))
+        row.state, row.owner, row.lease_until = _S.SENDING, worker, now + lease
+        row.tries, row.updated_at = row.tries + 1, now
+    return taken
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    waiting = DeliveryRow.state.in_((_S.QUEUED, _S.RETRY_WAIT, _S.UNKNOWN))
+    return waiting & (DeliveryRow.next_at <= now)
+
+
+def _is_due(row: DeliveryRow, now: datetime) -> bool:
+    return row.state in (_S.QUEUED, _S.RETRY_WAIT, _S.UNKNOWN) and row.next_at <= now
+
+
+def conclude(session: Session, delivery: Delivery, outcome: Outcome, *, worker: str, at: datetime) -> bool:
+    """Record how a try ended; return False where the delivery is no longer *worker*'s."""
+    moved = session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id == delivery.id, DeliveryRow.state == _S.SENDING, DeliveryRow.owner == worker)
+        .values(
+            state=outcome.state, reason=outcome.reason, last_status=outcome.status, next_at=at + outcome.wait,
+            owner="", lease_until=None, updated_at=at,
+        )
+        .returning(DeliveryRow.id)
+    )  # fmt: skip
+    if moved.first() is None:
+        return False
+    detail = f"{delivery.peer}: {outcome.reason or outcome.status or 'accepted'}"
+    events.record(session, f"delivery {outcome.state}", who=worker, at=at, detail=detail, job_id=delivery.job_id)
+    return True
+
+
+def sending(session: Session) -> list[tuple[int, str, datetime | None]]:
+    """Return (id, owner, end of lease) of the deliveries that some worker is sending."""
+    rows = session.execute(
+        select(DeliveryRow.id, DeliveryRow.owner, DeliveryRow.lease_until).where(DeliveryRow.state == _S.SENDING)
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def give_up_sending(session: Session, delivery_id: int, *, owner: str, at: datetime) -> None:
+    """The sender died: nobody knows whether the peer has the object, so it is asked before the next try."""
+    session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id == delivery_id, DeliveryRow.state == _S.SENDING, DeliveryRow.owner == owner)
+        .values(state=_S.UNKNOWN, owner="", lease_until=None, next_at=at, updated_at=at, reason="the sender died")
+    )
+
+
+def cancel_open(session: Session, job_id: str, *, at: datetime) -> None:
+    """Send nothing more of this job."""
+    endable = DeliveryRow.state.in_((_S.QUEUED, _S.RETRY_WAIT, _S.UNKNOWN, _S.PARKED))
+    session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.job_id == job_id, endable)
+        .values(state=_S.CANCELLED, updated_at=at, reason="cancelled")
+    )
+
+
+def requeue_parked(session: Session, job_id: str, *, at: datetime) -> int:
+    """Try parked deliveries of a job again, at once; return how many."""
+    rows = session.scalars(
+        update(DeliveryRow)
+        .where(DeliveryRow.job_id == job_id, DeliveryRow.state.in_((_S.PARKED, _S.RETRY_WAIT)))
+        .values(state=_S.QUEUED, next_at=at, created_at=at, updated_at=at, reason="")
+        .returning(DeliveryRow.id)
+    ).all()
+    return len(rows)
+
+
+def count_open_by_peer(session: Session) -> dict[str, dict[str, int]]:
+    """Return, for each peer, how many deliveries stand in each state but ACKED."""
+    found: dict[str, dict[str, int]] = {}
+    query = select(DeliveryRow.peer, DeliveryRow.state, func.count()).where(DeliveryRow.state != _S.ACKED)
+    for peer, state, count in session.execute(query.group_by(DeliveryRow.peer, DeliveryRow.state)):
+        found.setdefault(peer, {})[state] = count
+    return found
+
+
+def all_over(deliveries: Sequence[Delivery]) -> bool:
+    """Return whether every delivery is acknowledged."""
+    return all(delivery.state == _S.ACKED for delivery in deliveries)
+
+
+def _result(row: ResultRow) -> Result:
+    return Result(
+        id=row.id, job_id=row.job_id, role=row.role, sop_class=row.sop_class, sop_uid=row.sop_uid, path=row.path,
+        sha256=row.sha256, size=row.size, position=row.position,
+    )  # fmt: skip
+
+
+def _delivery(row: DeliveryRow) -> Delivery:
+    return Delivery(
+        id=row.id, result_id=row.result_id, job_id=row.job_id, peer=row.peer, state=DeliveryState(row.state),
+        tries=row.tries, next_at=row.next_at, created_at=row.created_at, last_status=row.last_status, reason=row.reason,
+    )  # fmt: skip

@@ -1,0 +1,86 @@
+"""Engines and transactions: durable, and never a silent upgrade from reading to writing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.orm import Session, sessionmaker
+
+from node.errors import SettingsError
+
+BUSY_SECONDS = 30  # how long SQLite waits for another process's write
+
+
+def open_engine(url: str) -> Engine:
+    """Return an engine whose commits survive a power cut (SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE)."""
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    event.listen(engine, "connect", _on_sqlite_connect)
+    event.listen(engine, "begin", _on_sqlite_begin)
+    return engine
+
+
+def _on_sqlite_connect(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves, below
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    # A deferred transaction that starts to write fails at once when another one wrote meanwhile, whatever the
+    # busy timeout says; one that takes the write lock at its beginning waits its turn.
+    reading = connection.get_execution_options().get("reading", False)
+    connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+
+class Database:
+    """Transactions over one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writing = sessionmaker(engine, expire_on_commit=False)
+        self._reading = sessionmaker(engine.execution_options(reading=True), expire_on_commit=False)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """One transaction: commits when the block ends, rolls back when it raises."""
+        with self._writing.begin() as session:
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """One consistent view for reading; takes no write lock."""
+        with self._reading() as session:
+            yield session
+
+
+def _alembic(url: str) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["url"] = url
+    return config
+
+
+def migrate(url: str) -> None:
+    """Bring the database at *url* to the newest schema; safe to run again."""
+    command.upgrade(_alembic(url), "head")
+
+
+def check_schema(engine: Engine, url: str) -> None:
+    """Refuse to work on a database whose schema is not ours."""
+    with engine.connect() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    wanted = ScriptDirectory.from_config(_alembic(url)).get_current_head()
+    if found != wanted:
+        raise SettingsError(f"the database has schema {found or 'none'}, not {wanted}: run `pacs-node migrate`")

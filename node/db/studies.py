@@ -1,0 +1,282 @@
+"""Studies, series and instances in the table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from node.db import events
+from node.db.tables import ChoiceRow, InstanceRow, ResultRow, SeriesRow, StudyRow
+from node.domain.study import InstanceFacts, Series, Study, StudyState
+from node.errors import NotFound
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """One instance version that lies in the store: what its row will say."""
+
+    facts: InstanceFacts
+    orientation: str
+    content_sha: str
+    path: str
+    size: int
+    calling_ae: str
+    at: datetime
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredInstance:
+    """One current instance version of a settled study."""
+
+    id: int
+    sop_uid: str
+    series_uid: str
+    content_sha: str
+    path: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What a rule said of a series; an empty reason means that it was taken."""
+
+    series_uid: str
+    rule: str
+    model: str
+    reason: str
+
+
+def _insert_new(session: Session, table: type[Any], values: dict[str, Any]) -> bool:
+    """Insert a row unless its key exists; return whether it is new."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    keys = list(table.__table__.primary_key.columns)
+    statement = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(*keys)
+    return session.execute(statement).first() is not None
+
+
+def has_instance(session: Session, sop_uid: str, content_sha: str) -> bool:
+    """Return whether these very bytes of this instance are already kept."""
+    mine = (InstanceRow.sop_uid == sop_uid) & (InstanceRow.content_sha == content_sha)
+    return session.scalar(select(InstanceRow.id).where(mine)) is not None
+
+
+def is_own_result(session: Session, sop_uid: str) -> bool:
+    """Return whether this instance is one that the node made itself."""
+    return session.scalar(select(ResultRow.id).where(ResultRow.sop_uid == sop_uid)) is not None
+
+
+def keep_instance(session: Session, kept: Kept, *, wakes: bool) -> bool:
+    """Record one instance; return False where the same bytes were recorded before.
+
+    *wakes* says whether the instance opens its study again for planning; the node's own results do not.
+    Another version of the same SOP Instance UID becomes the current one, the older stays.
+    """
+    facts = kept.facts
+    _insert_new(session, StudyRow, _study_values(kept))
+    study = session.scalars(select(StudyRow).where(StudyRow.uid == facts.study_uid).with_for_update()).one()
+    _insert_new(session, SeriesRow, _series_values(kept))
+    if not _insert_new(session, InstanceRow, _instance_values(kept)):
+        return False
+    session.execute(
+        update(InstanceRow)
+        .where(
+            InstanceRow.study_uid == facts.study_uid,
+            InstanceRow.sop_uid == facts.sop_uid,
+            InstanceRow.content_sha != kept.content_sha,
+        )
+        .values(current=False)
+    )
+    _touch(session, study, kept, wakes=wakes)
+    return True
+
+
+def _touch(session: Session, study: StudyRow, kept: Kept, *, wakes: bool) -> None:
+    """Note on the study's row that an instance came."""
+    at, study_uid = kept.at, study.uid
+    if study.patient_id != kept.facts.patient_id and study.state != StudyState.CONFLICT:
+        study.state = StudyState.CONFLICT
+        study.reason = "instances of this study name different patients; no model runs until a person decides"
+        events.record(session, "conflict", who=kept.calling_ae, at=at, detail=study.reason, study_uid=study_uid)
+    if wakes:
+        study.last_at = max(study.last_at, at)
+        if study.state == StudyState.SETTLED:
+            study.state, study.reason = StudyState.OPEN, "a late instance came"
+            events.record(session, "reopened", who=kept.calling_ae, at=at, study_uid=study_uid)
+    study.epoch += 1
+
+
+def _study_values(kept: Kept) -> dict[str, Any]:
+    facts = kept.facts
+    return {
+        "uid": facts.study_uid, "patient_id": facts.patient_id, "accession_number": facts.accession_number,
+        "description": facts.study_description, "study_date": facts.study_date, "calling_ae": kept.calling_ae,
+        "state": StudyState.OPEN, "revision": 0, "epoch": 0, "reason": "", "first_at": kept.at, "last_at": kept.at,
+    }  # fmt: skip
+
+
+def _series_values(kept: Kept) -> dict[str, Any]:
+    facts = kept.facts
+    return {
+        "study_uid": facts.study_uid, "uid": facts.series_uid, "modality": facts.modality,
+        "body_part": facts.body_part, "description": facts.series_description, "number": facts.series_number,
+        "image_type": list(facts.image_type), "slice_thickness": facts.slice_thickness,
+        "orientation": kept.orientation, "manufacturer": facts.manufacturer, "calling_ae": kept.calling_ae,
+    }  # fmt: skip
+
+
+def _instance_values(kept: Kept) -> dict[str, Any]:
+    facts = kept.facts
+    return {
+        "sop_uid": facts.sop_uid, "content_sha": kept.content_sha, "study_uid": facts.study_uid,
+        "series_uid": facts.series_uid, "sop_class": facts.sop_class, "transfer_syntax": facts.transfer_syntax,
+        "is_image": facts.rows > 0 and facts.columns > 0, "path": kept.path, "size": kept.size, "current": True,
+        "calling_ae": kept.calling_ae, "kept_at": kept.at,
+    }  # fmt: skip
+
+
+def quiet_since(session: Session, before: datetime, *, limit: int = 50) -> list[str]:
+    """Return open studies whose last instance came *before* that time, oldest first."""
+    quiet = (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)
+    return list(session.scalars(select(StudyRow.uid).where(quiet).order_by(StudyRow.last_at).limit(limit)))
+
+
+def lock_open(session: Session, uid: str, before: datetime) -> StudyRow | None:
+    """Return the study's row for settling, locked; None where an instance came after *before*, or it is not open."""
+    quiet = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)
+    return session.scalars(select(StudyRow).where(quiet).with_for_update()).one_or_none()
+
+
+def mark_settled(session: Session, study: StudyRow, *, reason: str) -> bool:
+    """Settle a study as it stood at its epoch; return False where it changed meanwhile."""
+    moved = session.execute(
+        update(StudyRow)
+        .where(StudyRow.uid == study.uid, StudyRow.epoch == study.epoch, StudyRow.state == StudyState.OPEN)
+        .values(state=StudyState.SETTLED, revision=study.revision + 1, epoch=study.epoch + 1, reason=reason)
+        .returning(StudyRow.uid)
+        .execution_options(synchronize_session=False)
+    )
+    return moved.first() is not None
+
+
+def series_of(session: Session, study_uid: str) -> list[Series]:
+    """Return the series of a study with the number of their current images."""
+    images = (
+        select(InstanceRow.series_uid, func.count().label("count"))
+        .where(InstanceRow.study_uid == study_uid, InstanceRow.current, InstanceRow.is_image)
+        .group_by(InstanceRow.series_uid)
+        .subquery()
+    )
+    rows = session.execute(
+        select(SeriesRow, func.coalesce(images.c.count, 0))
+        .outerjoin(images, images.c.series_uid == SeriesRow.uid)
+        .where(SeriesRow.study_uid == study_uid)
+        .order_by(SeriesRow.number, SeriesRow.uid)
+    )
+    return [_series(row, count) for row, count in rows]
+
+
+def _series(row: SeriesRow, count: int) -> Series:
+    return Series(
+        uid=row.uid, study_uid=row.study_uid, modality=row.modality, body_part=row.body_part,
+        description=row.description, number=row.number, image_type=tuple(row.image_type), instances=count,
+        slice_thickness=row.slice_thickness, orientation=row.orientation, manufacturer=row.manufacturer,
+        calling_ae=row.calling_ae,
+    )  # fmt: skip
+
+
+def instances_of(session: Session, study_uid: str, series_uid: str) -> list[StoredInstance]:
+    """Return the current images of a series, in the order of their SOP Instance UIDs."""
+    mine = (InstanceRow.study_uid == study_uid) & (InstanceRow.series_uid == series_uid)
+    rows = session.scalars(
+        select(InstanceRow)
+        .where(mine, InstanceRow.current, InstanceRow.is_image)
+        .order_by(InstanceRow.sop_uid, InstanceRow.content_sha)
+    )
+    return [_stored(row) for row in rows]
+
+
+def _stored(row: InstanceRow) -> StoredInstance:
+    return StoredInstance(
+        id=row.id, sop_uid=row.sop_uid, series_uid=row.series_uid, content_sha=row.content_sha, path=row.path
+    )
+
+
+def add_choices(session: Session, study_uid: str, revision: int, choices: Iterable[Choice]) -> None:
+    """Write down what each rule said of each series at this revision."""
+    for choice in choices:
+        session.add(
+            ChoiceRow(
+                study_uid=study_uid, revision=revision, series_uid=choice.series_uid,
+                rule=choice.rule, model=choice.model, reason=choice.reason,
+            )
+        )  # fmt: skip
+
+
+def choices_of(session: Session, study_uid: str) -> list[Choice]:
+    """Return what the rules said of each series at the study's newest revision."""
+    newest = select(func.max(ChoiceRow.revision)).where(ChoiceRow.study_uid == study_uid).scalar_subquery()
+    rows = session.scalars(
+        select(ChoiceRow)
+        .where(ChoiceRow.study_uid == study_uid, ChoiceRow.revision == newest)
+        .order_by(ChoiceRow.series_uid, ChoiceRow.rule)
+    )
+    return [Choice(series_uid=r.series_uid, rule=r.rule, model=r.model, reason=r.reason) for r in rows]
+
+
+def list_studies(session: Session, *, limit: int = 100, uid: str = "") -> list[Study]:
+    """Return studies, the last touched first."""
+    counts = _counts()
+    query = select(StudyRow, counts.c.series, counts.c.instances).outerjoin(counts, counts.c.study_uid == StudyRow.uid)
+    if uid:
+        query = query.where(StudyRow.uid == uid)
+    rows = session.execute(query.order_by(StudyRow.last_at.desc(), StudyRow.uid).limit(limit)).all()
+    modalities = _modalities(session, SeriesRow.study_uid.in_([row[0].uid for row in rows]))
+    return [_study(row, modalities.get(row.uid, ()), series or 0, count or 0) for row, series, count in rows]
+
+
+def get_study(session: Session, uid: str) -> Study:
+    """Return one study; NotFound where there is none."""
+    found = list_studies(session, uid=uid, limit=1)
+    if not found:
+        raise NotFound(f"there is no study {uid}")
+    return found[0]
+
+
+def count_by_state(session: Session) -> dict[str, int]:
+    """Return how many studies stand in each state."""
+    rows = session.execute(select(StudyRow.state, func.count()).group_by(StudyRow.state))
+    return {row[0]: row[1] for row in rows}
+
+
+def _counts() -> Any:
+    return (
+        select(
+            InstanceRow.study_uid,
+            func.count(func.distinct(InstanceRow.series_uid)).label("series"),
+            func.count().label("instances"),
+        )
+        .where(InstanceRow.current)
+        .group_by(InstanceRow.study_uid)
+        .subquery()
+    )
+
+
+def _modalities(session: Session, mine: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:
+    pairs = session.execute(select(SeriesRow.study_uid, SeriesRow.modality).where(mine).distinct())
+    found: dict[str, list[str]] = {}
+    for uid, modality in pairs:
+        found.setdefault(uid, []).append(modality)
+    return {uid: tuple(sorted(names)) for uid, names in found.items()}
+
+
+def _study(row: StudyRow, modalities: tuple[str, ...], series: int, instances: int) -> Study:
+    return Study(
+        uid=row.uid, state=StudyState(row.state), revision=row.revision, reason=row.reason,
+        description=row.description, study_date=row.study_date, modalities=modalities, series=series,
+        instances=instances, calling_ae=row.calling_ae, first_at=row.first_at, last_at=row.last_at,
+    )  # fmt: skip

@@ -1,0 +1,224 @@
+"""The tables. Every guard that keeps work from being lost or doubled is a key here or a WHERE clause beside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.types import TypeDecorator
+
+NAMES = {
+    "pk": "pk_%(table_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+}
+
+
+class Utc(TypeDecorator[datetime]):
+    """An aware UTC time on every database; SQLite itself keeps no zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC; refuse a naive time, whose zone nobody knows."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a naive time cannot be stored")
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+        """Return an aware UTC time."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+Uid = String(64)
+BigId = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only an INTEGER primary key
+
+
+class Base(DeclarativeBase):
+    """All tables."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {datetime: Utc, str: Text, dict[str, Any]: JSON, list[str]: JSON}  # noqa: RUF012
+
+
+class StudyRow(Base):
+    """One study; *epoch* counts every change, so that settling loses to an instance that came meanwhile."""
+
+    __tablename__ = "study"
+    uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    patient_id: Mapped[str]
+    accession_number: Mapped[str]
+    description: Mapped[str]
+    study_date: Mapped[str]
+    calling_ae: Mapped[str]
+    state: Mapped[str] = mapped_column(String(16), index=True)
+    revision: Mapped[int] = mapped_column(default=0)
+    epoch: Mapped[int] = mapped_column(default=0)
+    reason: Mapped[str] = mapped_column(default="")
+    first_at: Mapped[datetime]
+    last_at: Mapped[datetime] = mapped_column(index=True)
+
+
+class SeriesRow(Base):
+    """One series of one study, with the facts that rules look at."""
+
+    __tablename__ = "series"
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"), primary_key=True)
+    uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    modality: Mapped[str]
+    body_part: Mapped[str]
+    description: Mapped[str]
+    number: Mapped[int | None]
+    image_type: Mapped[list[str]]
+    slice_thickness: Mapped[float | None]
+    orientation: Mapped[str] = mapped_column(String(16))
+    manufacturer: Mapped[str]
+    calling_ae: Mapped[str]
+
+
+class InstanceRow(Base):
+    """One version of one instance, as received; the newest version of a SOP Instance UID is current."""
+
+    __tablename__ = "instance"
+    __table_args__ = (
+        UniqueConstraint("sop_uid", "content_sha"),
+        Index("ix_instance_series", "study_uid", "series_uid"),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    sop_uid: Mapped[str] = mapped_column(Uid)
+    content_sha: Mapped[str] = mapped_column(String(64))
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"))
+    series_uid: Mapped[str] = mapped_column(Uid)
+    sop_class: Mapped[str] = mapped_column(Uid)
+    transfer_syntax: Mapped[str] = mapped_column(Uid)
+    is_image: Mapped[bool]
+    path: Mapped[str]
+    size: Mapped[int] = mapped_column(BigInteger)
+    current: Mapped[bool] = mapped_column(default=True)
+    calling_ae: Mapped[str]
+    kept_at: Mapped[datetime]
+
+
+class ChoiceRow(Base):
+    """What a rule said of a series when its study settled: taken, or refused with a reason."""
+
+    __tablename__ = "choice"
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"), primary_key=True)
+    revision: Mapped[int] = mapped_column(primary_key=True)
+    series_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    rule: Mapped[str] = mapped_column(String(64), primary_key=True)
+    model: Mapped[str]
+    reason: Mapped[str]  # empty: taken
+
+
+class JobRow(Base):
+    """One model asked of one revision of one study."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        UniqueConstraint("study_uid", "model", "revision"),
+        Index("ix_job_claim", "state", "priority", "created_at"),
+    )
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"))
+    series_uid: Mapped[str] = mapped_column(Uid)
+    model: Mapped[str] = mapped_column(String(64))
+    model_digest: Mapped[str] = mapped_column(String(64))
+    revision: Mapped[int]
+    rule: Mapped[str] = mapped_column(String(64))
+    priority: Mapped[int]
+    state: Mapped[str] = mapped_column(String(16))
+    epoch: Mapped[int] = mapped_column(default=0)
+    attempts: Mapped[int] = mapped_column(default=0)
+    reason: Mapped[str] = mapped_column(default="")
+    input_digest: Mapped[str] = mapped_column(String(64))
+    calling_ae: Mapped[str]
+    destinations: Mapped[list[str]]
+    settled_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime] = mapped_column(index=True)
+    not_before: Mapped[datetime]
+    owner: Mapped[str] = mapped_column(default="")
+    lease_until: Mapped[datetime | None]
+    progress: Mapped[float] = mapped_column(default=0.0)
+    stage: Mapped[str] = mapped_column(default="")
+
+
+class JobInputRow(Base):
+    """Which instance versions a job reads: frozen when its study settled."""
+
+    __tablename__ = "job_input"
+    job_id: Mapped[str] = mapped_column(String(36), ForeignKey("job.id"), primary_key=True)
+    instance_id: Mapped[int] = mapped_column(BigId, ForeignKey("instance.id"), primary_key=True)
+
+
+class EventRow(Base):
+    """Who did what, when, to a job or a study. Rows are only ever added."""
+
+    __tablename__ = "event"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    at: Mapped[datetime]
+    who: Mapped[str]
+    what: Mapped[str] = mapped_column(String(32))
+    detail: Mapped[str] = mapped_column(default="")
+    job_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    study_uid: Mapped[str | None] = mapped_column(Uid, index=True)
+
+
+class OutboxRow(Base):
+    """A doorbell that still has to be rung: written with the change that it announces."""
+
+    __tablename__ = "outbox"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    topic: Mapped[str] = mapped_column(String(32))
+    job_id: Mapped[str] = mapped_column(String(36))
+    at: Mapped[datetime]
+
+
+class ResultRow(Base):
+    """One DICOM instance that we made, frozen on disk before this row was written."""
+
+    __tablename__ = "result"
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(36), ForeignKey("job.id"), index=True)
+    epoch: Mapped[int]
+    role: Mapped[str] = mapped_column(String(16))
+    sop_class: Mapped[str] = mapped_column(Uid)
+    sop_uid: Mapped[str] = mapped_column(Uid, unique=True)
+    path: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    position: Mapped[int]  # order of sending within the set: what is referred to goes first
+
+
+class DeliveryRow(Base):
+    """One result to one peer."""
+
+    __tablename__ = "delivery"
+    __table_args__ = (
+        UniqueConstraint("result_id", "peer"),
+        Index("ix_delivery_due", "state", "next_at"),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    result_id: Mapped[int] = mapped_column(BigId, ForeignKey("result.id"))
+    job_id: Mapped[str] = mapped_column(String(36), ForeignKey("job.id"), index=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(16))
+    tries: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[datetime]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    owner: Mapped[str] = mapped_column(default="")
+    lease_until: Mapped[datetime | None]
+    last_status: Mapped[str] = mapped_column(String(8), default="")
+    reason: Mapped[str] = mapped_column(default="")

@@ -1,0 +1,189 @@
+"""Delivery: frozen results to peers, each with its own tries; the model is never run again for it."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from node.db import jobs, results
+from node.db.results import Outcome
+from node.db.session import Database
+from node.domain.job import Job, JobState
+from node.domain.peer import SENDER, Answer, AnswerKind, OutgoingFile, Peer
+from node.domain.result import Delivery, DeliveryState, Result
+from node.errors import NotFound, PeerAway, PeerRefused
+from node.settings import Settings
+from node.store import Store
+from node.transport import Transport
+
+log = logging.getLogger(__name__)
+
+EXPLICIT_VR_LE = "1.2.840.10008.1.2.1"  # what every result is written in
+_LEASE = timedelta(minutes=10)  # a peer that needs longer for one set is asked again
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Deliverer:
+    """Everything that sending results needs; the only part of the node that talks to a PACS."""
+
+    database: Database
+    store: Store
+    settings: Settings
+    transport_to: Callable[[Peer], Transport]
+    now: Callable[[], datetime]
+    worker: str
+
+    def deliver(self, job_id: str) -> int:
+        """Send what is due of one job, peer by peer; return how many results a peer accepted."""
+        accepted = 0
+        while batch := self._claim(job_id):
+            taken = sum(self._conclude(delivery, outcome) for delivery, outcome in self._send(batch))
+            accepted += taken
+            log.info(
+                "delivery tried", extra={"job_id": job_id, "peer": batch[0][0].peer, "sent": taken, "of": len(batch)}
+            )
+        self._settle_job(job_id)
+        return accepted
+
+    def _claim(self, job_id: str) -> list[tuple[Delivery, Result]]:
+        now = self.now()
+        with self.database.transaction() as session:
+            job = jobs.get(session, job_id)
+            if job.state not in (JobState.RESULT_READY, JobState.DELIVERING):
+                return []
+            batch = results.claim(session, job.id, worker=self.worker, now=now, lease=_LEASE)
+            if batch and job.state is JobState.RESULT_READY:
+                jobs.advance(session, job, JobState.DELIVERING, at=now)
+            return batch
+
+    def _send(self, batch: Sequence[tuple[Delivery, Result]]) -> Iterator[tuple[Delivery, Outcome]]:
+        """Yield how each delivery of the batch ended; what comes behind a failed one waits with it."""
+        waiting = list(batch)
+        try:
+            with self.database.reading() as session:
+                study_uid = jobs.get(session, batch[0][0].job_id).study_uid
+            peer = self.settings.peer_named(batch[0][0].peer)
+            for delivery, answer in self._answers(self.transport_to(peer), batch, study_uid):
+                waiting.pop(0)
+                yield delivery, self._outcome(delivery, answer)
+                if answer.kind is not AnswerKind.ACCEPTED:
+                    break
+            left = Answer(kind=AnswerKind.LATER, reason="waits behind the result before it")
+        except PeerAway as why:
+            left = Answer(kind=AnswerKind.LATER, reason=str(why))
+        except (PeerRefused, NotFound) as why:
+            left = Answer(kind=AnswerKind.REFUSED, reason=str(why))
+        for delivery, _ in waiting:
+            yield delivery, self._outcome(delivery, left)
+
+    def _answers(
+        self, transport: Transport, batch: Sequence[tuple[Delivery, Result]], study_uid: str
+    ) -> Iterator[tuple[Delivery, Answer]]:
+        """Ask about what may be there already, then send the rest over one association."""
+        unsent: list[tuple[Delivery, OutgoingFile]] = []
+        for delivery, result in batch:
+            file = self._frozen_file(result, study_uid)
+            if not unsent and delivery.state is DeliveryState.UNKNOWN and transport.find(file):
+                yield delivery, Answer(kind=AnswerKind.ACCEPTED, reason="it was there already")
+            else:
+                unsent.append((delivery, file))
+        if unsent:
+            answers = transport.send([file for _, file in unsent])
+            yield from zip((delivery for delivery, _ in unsent), answers, strict=False)
+
+    def _frozen_file(self, result: Result, study_uid: str) -> OutgoingFile:
+        if not self.store.verify(result.path, result.sha256):
+            raise PeerRefused(f"the frozen result {result.sop_uid} is damaged on disk; run the job again")
+        return OutgoingFile(
+            path=self.store.path(result.path), sop_class=result.sop_class, sop_uid=result.sop_uid,
+            transfer_syntax=EXPLICIT_VR_LE, study_uid=study_uid,
+        )  # fmt: skip
+
+    def _outcome(self, delivery: Delivery, answer: Answer) -> Outcome:
+        """Return what an answer means for the delivery: done, another try after a while, or a person's turn."""
+        too_old = self.now() - delivery.created_at > self.settings.delivery_age_limit
+        if answer.kind is AnswerKind.ACCEPTED:
+            return Outcome(state=DeliveryState.ACKED, status=answer.status, reason=answer.reason)
+        if answer.kind is AnswerKind.REFUSED or too_old:
+            return Outcome(state=DeliveryState.PARKED, status=answer.status, reason=answer.reason)
+        state = DeliveryState.UNKNOWN if answer.kind is AnswerKind.UNKNOWN else DeliveryState.RETRY_WAIT
+        wait = back_off(delivery.tries + 1, self.settings.retry_base, self.settings.retry_cap)
+        return Outcome(state=state, status=answer.status, reason=answer.reason, wait=wait)
+
+    def _conclude(self, delivery: Delivery, outcome: Outcome) -> bool:
+        with self.database.transaction() as session:
+            ours = results.conclude(session, delivery, outcome, worker=self.worker, at=self.now())
+        return ours and outcome.state is DeliveryState.ACKED
+
+    def _settle_job(self, job_id: str) -> None:
+        """Close the job when every peer has everything; else say on it what it waits for."""
+        with self.database.transaction() as session:
+            job = jobs.get(session, job_id)
+            if job.state not in (JobState.RESULT_READY, JobState.DELIVERING):
+                return
+            deliveries = results.deliveries_of(session, job_id)
+            if results.all_over(deliveries):
+                jobs.advance(session, job, JobState.DONE, at=self.now())
+            elif (reason := _waits_for(deliveries)) != job.reason:
+                jobs.set_reason(session, job, reason, at=self.now())
+
+
+def _waits_for(deliveries: Sequence[Delivery]) -> str:
+    open_ones = [d for d in deliveries if d.state is not DeliveryState.ACKED and d.reason]
+    parked = [d for d in open_ones if d.state is DeliveryState.PARKED]
+    first = (parked or open_ones)[:1]
+    return f"delivery to {first[0].peer} {first[0].state}: {first[0].reason}" if first else ""
+
+
+def back_off(tries: int, base: timedelta, cap: timedelta) -> timedelta:
+    """Return a random wait between half and all of base * 2^(tries-1), at most *cap*."""
+    ceiling = min(cap, base * 2 ** min(tries - 1, 20))
+    return ceiling * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
+
+
+def addresses(job: Job, peers: Sequence[Peer]) -> list[jobs.Address]:
+    """Return where a job's results go; a destination that nobody can reach waits for a person, with the reason."""
+    found: dict[str, jobs.Address] = {}
+    for destination in job.destinations:
+        address = _address(destination, job.calling_ae, peers)
+        found.setdefault(address.peer, address)
+    return list(found.values())
+
+
+def _address(destination: str, calling_ae: str, peers: Sequence[Peer]) -> jobs.Address:
+    if destination != SENDER:
+        return jobs.Address(peer=destination)
+    for peer in peers:
+        if peer.ae_title == calling_ae:
+            return jobs.Address(peer=peer.name)
+    reason = f"the study came from {calling_ae}, which is no [[peer]] of the configuration: add it, then retry the job"
+    return jobs.Address(peer=SENDER, reason=reason)
+
+
+def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str:
+    """Do what a person means by retrying a job: run it again, or only send its results again."""
+    with database.transaction() as session:
+        job = jobs.get(session, job_id)
+        if job.state in (JobState.RESULT_READY, JobState.DELIVERING):
+            return _resend(session, job, who=who, at=at)
+        jobs.retry(session, job.id, who=who, at=at)
+        return "the model runs again"
+
+
+def _resend(session: Session, job: Job, *, who: str, at: datetime) -> str:
+    count = results.requeue_parked(session, job.id, at=at)
+    jobs.note_retry(session, job, who=who, at=at)
+    return f"{count} deliver{'y is' if count == 1 else 'ies are'} tried again"
+
+
+def cancel_job(database: Database, job_id: str, *, who: str, at: datetime) -> None:
+    """End a job on a person's word; what a peer has received stays there."""
+    with database.transaction() as session:
+        job = jobs.cancel(session, job_id, who=who, at=at)
+        results.cancel_open(session, job.id, at=at)
+

@@ -1,0 +1,1 @@
+"""DICOM in and out: source images to volumes, findings to result instances."""

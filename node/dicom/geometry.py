@@ -1,0 +1,197 @@
+"""Where voxels lie in the patient. The only file that names axes.
+
+Patient coordinates are DICOM's (PS3.3 C.7.6.2.1.1): L towards the patient's left, P towards the back, S towards the
+head, in millimetres. A stack's own axes are (slice, row, column): slices in the order of their positions along the
+slice normal, rows downwards in the image, columns to the right in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+_UNIT_TOLERANCE = 1e-3  # how far direction cosines may be from unit length and right angles
+_SPACING_TOLERANCE = 0.01  # share of the spacing by which a step may differ from the others
+_SPACING_FLOOR = 0.02  # mm; positions are written with few decimals
+_SHEAR_TOLERANCE = 0.01  # sine of the angle between step and normal: 0.6 degrees
+_SAME_PLACE = 1e-3  # mm
+_NAMES = ("sagittal", "coronal", "axial")  # by the patient axis that the slice normal is nearest to: L, P, S
+
+
+class GeometryError(ValueError):
+    """Slices do not form a regular stack; the message says what and where."""
+
+
+def slice_normal(orientation: Sequence[float]) -> Array:
+    """Return the unit normal (L, P, S) of an image of that orientation: row direction x column direction."""
+    along_row, along_column = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
+    lengths = np.linalg.norm(along_row), np.linalg.norm(along_column)
+    if not np.allclose(lengths, 1.0, atol=_UNIT_TOLERANCE) or abs(along_row @ along_column) > _UNIT_TOLERANCE:
+        raise GeometryError("the image orientation is no pair of perpendicular unit vectors")
+    normal: Array = np.cross(along_row, along_column)
+    return normal / np.linalg.norm(normal)
+
+
+def orientation_name(orientation: Sequence[float]) -> str:
+    """Return "axial", "coronal", "sagittal", "oblique" (over 30 degrees from each), or "" where it is unknown."""
+    if len(orientation) != 6:
+        return ""
+    try:
+        normal = np.abs(slice_normal(orientation))
+    except GeometryError:
+        return ""
+    nearest = int(np.argmax(normal))
+    return _NAMES[nearest] if normal[nearest] >= np.cos(np.radians(30)) else "oblique"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Stack:
+    """A regular, rectangular stack of slices."""
+
+    orientation: tuple[float, ...]  # ImageOrientationPatient of every slice
+    positions: Array  # (slices, 3): ImagePositionPatient (L, P, S) in mm, in stack order
+    pixel_spacing: tuple[float, float]  # (between rows, between columns) in mm
+    rows: int
+    columns: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(slices, rows, columns)."""
+        return len(self.positions), self.rows, self.columns
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring slices in mm."""
+        steps = np.diff(self.positions @ slice_normal(self.orientation))
+        return float(np.mean(steps))
+
+    @property
+    def affine(self) -> Array:
+        """(4, 4): index (slice, row, column, 1) -> (L, P, S, 1) in mm (PS3.3 equation C.7.6.2.1-1)."""
+        between_rows, between_columns = self.pixel_spacing
+        affine = np.eye(4)
+        affine[:3, 0] = (self.positions[-1] - self.positions[0]) / (len(self.positions) - 1)
+        affine[:3, 1] = np.array(self.orientation[3:]) * between_rows  # one row further: along the column
+        affine[:3, 2] = np.array(self.orientation[:3]) * between_columns
+        affine[:3, 3] = self.positions[0]
+        return affine
+
+
+def order_along_normal(orientation: Sequence[float], positions: Array) -> NDArray[np.intp]:
+    """Return the order of slices along their normal; InstanceNumber and arrival say nothing reliable."""
+    return np.argsort(positions @ slice_normal(orientation), kind="stable")
+
+
+def same_place(orientation: Sequence[float], first: Array, second: Array) -> bool:
+    """Return whether two slices lie in the same plane."""
+    return bool(abs((second - first) @ slice_normal(orientation)) < _SAME_PLACE)
+
+
+def make_stack(
+    orientation: Sequence[float], positions: Array, pixel_spacing: tuple[float, float], rows: int, columns: int
+) -> Stack:
+    """Return the stack of slices whose *positions* (slices, 3) are in order; GeometryError where it is irregular."""
+    normal = slice_normal(orientation)
+    _check_steps(positions @ normal)
+    _check_shear(positions, normal)
+    return Stack(
+        orientation=tuple(float(v) for v in orientation), positions=positions, pixel_spacing=pixel_spacing,
+        rows=rows, columns=columns,
+    )  # fmt: skip
+
+
+def _check_steps(along: Array) -> None:
+    """Refuse gaps and irregular steps between slices at *along* (slices,) mm on the normal."""
+    steps = np.diff(along)
+    usual = float(np.median(steps))
+    off = np.abs(steps - usual) > max(_SPACING_FLOOR, _SPACING_TOLERANCE * usual)
+    if not off.any():
+        return
+    first = int(np.argmax(off))
+    where = f"between {along[first]:.2f} and {along[first + 1]:.2f} mm along the slice normal"
+    missing = np.round(steps[off] / usual) - 1
+    whole = np.abs(steps[off] / usual - (missing + 1)) < 0.05
+    if whole.all() and (missing >= 1).all():
+        count, gaps = int(missing.sum()), int(off.sum())
+        raise GeometryError(f"{count} slices are missing in {gaps} gap{'s' if gaps > 1 else ''}, the first {where}")
+    raise GeometryError(
+        f"slices are irregularly spaced: usually {usual:.2f} mm, but {steps[first]:.2f} mm {where}"
+    )
+
+
+def _check_shear(positions: Array, normal: Array) -> None:
+    """Refuse a stack whose slices are shifted in their plane as they go, as under a tilted gantry."""
+    step = (positions[-1] - positions[0]) / np.linalg.norm(positions[-1] - positions[0])
+    sine = float(np.linalg.norm(np.cross(step, normal)))
+    if sine > _SHEAR_TOLERANCE:
+        raise GeometryError(
+            f"the gantry was tilted by {np.degrees(np.arcsin(min(1.0, sine))):.1f} degrees: the slices form a sheared "
+            "stack, not a rectangular volume"
+        )
+    along = np.outer(positions @ normal - positions[0] @ normal, normal)
+    drift = np.linalg.norm(positions - positions[0] - along, axis=1)
+    if float(drift.max()) > 1.0:
+        raise GeometryError(f"slices are shifted against each other by up to {drift.max():.1f} mm in their plane")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Canonical:
+    """How a stack's array is turned so that z runs nearest to the head, y to the back, x to the left."""
+
+    axes: tuple[int, int, int]  # stack axis that becomes z, y, x
+    flips: tuple[bool, bool, bool]  # whether z, y, x then run backwards
+
+    def apply(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return *array* (slice, row, column) as (z, y, x)."""
+        return np.flip(np.transpose(array, self.axes), axis=self._flipped)
+
+    def undo(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return *array* (z, y, x) as (slice, row, column)."""
+        return np.transpose(np.flip(array, axis=self._flipped), np.argsort(self.axes))
+
+    @property
+    def _flipped(self) -> tuple[int, ...]:
+        return tuple(axis for axis, flip in enumerate(self.flips) if flip)
+
+
+def canonical(affine: Array) -> Canonical:
+    """Return the turn for a stack with that *affine* (slice, row, column) -> (L, P, S): flips and swaps only."""
+    directions = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)  # (patient axis, stack axis)
+    best: tuple[float, tuple[int, int, int]] = (-1.0, (0, 1, 2))
+    for axes in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)):
+        fit = sum(abs(float(directions[patient, axis])) for patient, axis in zip((2, 1, 0), axes, strict=True))
+        best = max(best, (fit, axes), key=lambda one: one[0])
+    axes = best[1]
+    flips = tuple(bool(directions[patient, axis] < 0) for patient, axis in zip((2, 1, 0), axes, strict=True))
+    return Canonical(axes=axes, flips=(flips[0], flips[1], flips[2]))
+
+
+def canonical_affine(affine: Array, shape: tuple[int, int, int], turn: Canonical) -> Array:
+    """Return the affine (z, y, x, 1) -> (L, P, S, 1) of a stack of *shape* once *turn* is applied."""
+    turned = np.eye(4)
+    origin = affine[:3, 3].copy()
+    for new, (old, flip) in enumerate(zip(turn.axes, turn.flips, strict=True)):
+        step = affine[:3, old]
+        turned[:3, new] = -step if flip else step
+        if flip:
+            origin += step * (shape[old] - 1)
+    turned[:3, 3] = origin
+    return turned
+
+
+def to_patient(affine: Array, index: Sequence[float]) -> tuple[float, float, float]:
+    """Return the patient position (L, P, S) in mm of an *index* along the affine's own axes."""
+    left, posterior, superior = (affine @ np.array([*index, 1.0]))[:3]
+    return float(left), float(posterior), float(superior)
+
+
+def to_index(affine: Array, point: Sequence[float]) -> tuple[float, float, float]:
+    """Return the index along the affine's own axes of a patient position (L, P, S) in mm."""
+    first, second, third = (np.linalg.inv(affine) @ np.array([*point, 1.0]))[:3]
+    return float(first), float(second), float(third)

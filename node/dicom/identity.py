@@ -1,0 +1,162 @@
+"""Whose result it is and who made it: what every result copies from its source or from the node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+
+from highdicom import __version__ as highdicom_version
+from pydicom.dataelem import DataElement
+from pydicom.dataset import Dataset
+from pydicom.sr.codedict import codes
+from pydicom.valuerep import PersonName
+
+from node.dicom.context import ResultContext
+from node.errors import OutputInvalid
+
+#: Type 2: present in every result, empty where the source does not say.
+REQUIRED_IDENTITY = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
+)  # fmt: skip
+#: Patient, General Study, Patient Study and Clinical Trial modules (PS3.3 C.7.1 and C.7.2), copied where present.
+IDENTITY = (
+    "StudyInstanceUID", *REQUIRED_IDENTITY, "TimezoneOffsetFromUTC",
+    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "PatientBirthTime",
+    "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
+    "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription", "ResponsiblePerson",
+    "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
+    "LongitudinalTemporalInformationModified",
+    "StudyDescription", "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord", "ProcedureCodeSequence",
+    "PatientAge", "PatientSize", "PatientWeight", "PatientSexNeutered", "AdmittingDiagnosesDescription",
+    "AdditionalPatientHistory", "PregnancyStatus", "SmokingStatus", "Occupation", "AdmissionID", "ServiceEpisodeID",
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
+    "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
+    "ClinicalTrialTimePointDescription",
+)  # fmt: skip
+_GEOMETRY = (
+    "Rows", "Columns", "FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+)  # fmt: skip
+_LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
+_EQUIPMENT = (
+    "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "InstitutionName", "StationName",
+)  # fmt: skip
+_TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # what Specific Character Set governs (PS3.5 6.1.2.3)
+
+
+def sop_class(source: Dataset) -> str:
+    """Return the SOP Class of *source*, from its file meta information where the data set itself leaves it out."""
+    meta = getattr(source, "file_meta", Dataset())
+    found = str(source.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
+    if not found:
+        raise OutputInvalid(f"source {source.SOPInstanceUID} does not say its SOP Class")
+    return found
+
+
+def skeleton(source: Dataset) -> Dataset:
+    """Return the part of *source* that the encoding library looks at, with an empty identity.
+
+    The library fails on absent type 2 attributes and on odd values; the true identity is written by `stamp`.
+    """
+    bare = Dataset()
+    bare.SOPClassUID = sop_class(source)
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", *_GEOMETRY):
+        if source.get(keyword) in (None, ""):
+            raise OutputInvalid(f"source {source.get('SOPInstanceUID')} lacks {keyword}")
+        bare.add(deepcopy(source[keyword]))
+    for keyword in (*_LOSS, "PositionReferenceIndicator"):
+        if source.get(keyword) not in (None, ""):
+            bare.add(deepcopy(source[keyword]))
+    for keyword in REQUIRED_IDENTITY:
+        setattr(bare, keyword, None)
+    return bare
+
+
+def stamp(result: Dataset, context: ResultContext) -> None:
+    """Give *result* the patient and study of its source, the node as its maker, and times that a rerun repeats."""
+    source = context.sources[0]
+    _copy_identity(source, result)
+    for keyword in ("BodyPartExamined", "Laterality"):
+        if result.Modality != "SR" and source.get(keyword) not in (None, ""):  # documents have no body part
+            result.add(deepcopy(source[keyword]))
+    date, time = f"{context.local_time:%Y%m%d}", f"{context.local_time:%H%M%S}"
+    for moment in ("Content", "Series", "InstanceCreation"):
+        setattr(result, f"{moment}Date", date)
+        setattr(result, f"{moment}Time", time)
+    result.SeriesDescription = context.series_description
+    result.ContentQualification = context.card.qualification  # (0018,9004): Standard Extended in SEG and SR
+    result.ContributingEquipmentSequence = list(_contributors(source, context))
+
+
+def _copy_identity(source: Dataset, result: Dataset) -> None:
+    for keyword in IDENTITY:
+        if keyword in result:
+            del result[keyword]
+        if keyword in source:
+            result.add(deepcopy(source[keyword]))
+        elif keyword in REQUIRED_IDENTITY:
+            setattr(result, keyword, None)
+    if source.get("SpecificCharacterSet"):
+        result.add(deepcopy(source["SpecificCharacterSet"]))
+    else:
+        _declare_character_set(result)
+
+
+def _declare_character_set(result: Dataset) -> None:
+    """Where the source wrote non-ASCII text without saying how, say what it most likely is; its bytes stay.
+
+    The library has read such text as Latin-1, which keeps every byte. Bytes that are valid UTF-8 are taken for
+    that, all others for Latin-1.
+    """
+    if "SpecificCharacterSet" in result:
+        del result.SpecificCharacterSet
+    foreign = [element for element in _texts(result) if not _joined(element).isascii()]
+    if not foreign:
+        return
+    result.SpecificCharacterSet = "ISO_IR 100"
+    try:
+        decoded = [_joined(element).encode("latin-1").decode("utf-8") for element in foreign]
+    except UnicodeError:
+        return
+    result.SpecificCharacterSet = "ISO_IR 192"
+    for element, text in zip(foreign, decoded, strict=True):
+        values = text.split("\\") if element.VR in ("LO", "SH", "PN", "UC") else [text]
+        made = [PersonName(v, ["utf-8"]) if element.VR == "PN" else v for v in values]
+        element.value = made if len(made) > 1 else made[0]
+
+
+def _texts(dataset: Dataset) -> Iterator[DataElement]:
+    return (element for element in dataset.iterall() if element.VR in _TEXT and element.value)
+
+
+def _joined(element: DataElement) -> str:
+    """The element's text as one string, its values parted by backslashes as in the file."""
+    values = element.value if element.VM > 1 else [element.value]
+    return "\\".join(str(value) for value in values)
+
+
+def _contributors(source: Dataset, context: ResultContext) -> Iterator[Dataset]:
+    """Who else had a hand in it: the scanner, where it has a name, and the encoding library (PS3.3 C.12.1)."""
+    if source.get("Manufacturer"):
+        scanner = Dataset()
+        for keyword in _EQUIPMENT:
+            if source.get(keyword):
+                scanner.add(deepcopy(source[keyword]))
+        scanner.ContributionDescription = "Acquisition equipment of the source images"
+        scanner.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.AcquisitionEquipment)]
+        yield scanner
+    library = Dataset()
+    library.Manufacturer, library.ManufacturerModelName = "Highdicom open-source contributors", "highdicom"
+    library.SoftwareVersions = highdicom_version
+    library.ContributionDateTime = f"{context.at:%Y%m%d%H%M%S%z}"
+    library.ContributionDescription = "Software library that encoded this instance"
+    library.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.ProcessingEquipment)]
+    yield library
+
+
+def _code_item(code: object) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
+        getattr(code, name) for name in ("value", "scheme_designator", "meaning")
+    )
+    return item

@@ -1,0 +1,1 @@
+"""What the node knows, as frozen facts and legal moves; standard library only."""

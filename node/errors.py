@@ -1,0 +1,85 @@
+"""The tree of failures. Each is Transient or Permanent where it is raised; who can decide catches it.
+
+NodeError
+├── Transient            try again later: the same work may succeed
+│   ├── StoreFull        the disk takes no more
+│   ├── BrokerAway       the doorbell cannot be rung
+│   ├── PeerAway         a peer does not answer, or asks us to come back later
+│   ├── LeaseLost        another worker, or a person, has moved the job on
+│   └── ChildDied        the inference process ended without an answer
+└── Permanent            the same work will fail the same way
+    ├── SettingsError    the configuration says something impossible
+    ├── UnreadableInstance   the bytes are no DICOM instance that we can file
+    ├── InputInvalid     the series cannot be read as a volume
+    ├── ModelNotApplicable   the model says that the input is not its kind
+    ├── OutputInvalid    a model's output or an encoded result fails its check
+    ├── PeerRefused      a peer answered that it will never take this
+    ├── IllegalMove      no job, study or delivery may go from here to there
+    └── NotFound         there is no such job, study, peer or model
+"""
+
+from __future__ import annotations
+
+
+class NodeError(Exception):
+    """Root of every failure that the node raises on purpose; the message is meant for a person."""
+
+
+class Transient(NodeError):
+    """The same work may succeed later."""
+
+
+class Permanent(NodeError):
+    """The same work will fail in the same way again."""
+
+
+class StoreFull(Transient):
+    """The instance store takes no more bytes, or could not make them durable."""
+
+
+class BrokerAway(Transient):
+    """The broker does not answer; the table still knows everything."""
+
+
+class PeerAway(Transient):
+    """A peer does not answer, or answers that it should be asked again later."""
+
+
+class LeaseLost(Transient):
+    """The job has been moved on by somebody else; what this worker made of it is void."""
+
+
+class ChildDied(Transient):
+    """The inference process ended, or was ended, without an answer."""
+
+
+class SettingsError(Permanent):
+    """The configuration holds a mistake; the message names its file, line or field."""
+
+
+class UnreadableInstance(Permanent):
+    """The bytes are not a DICOM instance that can be filed."""
+
+
+class InputInvalid(Permanent):
+    """The series cannot be read as a volume; the message says what and where."""
+
+
+class ModelNotApplicable(Permanent):
+    """The model says that this input is not of its kind."""
+
+
+class OutputInvalid(Permanent):
+    """A model's output, or a result made from it, fails its check; nothing of it leaves the node."""
+
+
+class PeerRefused(Permanent):
+    """A peer answered that it will never take this object."""
+
+
+class IllegalMove(Permanent):
+    """No job, study or delivery may make this move."""
+
+
+class NotFound(Permanent):
+    """There is no such job, study, peer or model."""

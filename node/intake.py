@@ -1,0 +1,66 @@
+"""Receiving: an instance is kept when its bytes and the row that finds them would survive a power cut."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from datetime import datetime
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.db import studies
+from node.db.session import Database
+from node.dicom.geometry import orientation_name
+from node.dicom.header import read_facts
+from node.domain.study import InstanceFacts
+from node.errors import StoreFull, UnreadableInstance
+from node.store import Store, sha256_hex
+
+log = logging.getLogger(__name__)
+
+
+
+class Mismatch(UnreadableInstance):
+    """The data set is another instance than the one that the peer announced."""
+
+
+class Intake:
+    """Keeps instances."""
+
+    def __init__(self, database: Database, store: Store, now: Callable[[], datetime], *, manufacturer: str) -> None:
+        self._database, self._store, self._now = database, store, now
+        self._manufacturer = manufacturer
+
+    def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
+        """Keep one Part-10 encoded instance durably and return its facts.
+
+        Raises UnreadableInstance where it cannot be filed, Mismatch where it is not the announced *sop_class* and
+        *sop_uid*, StoreFull where it could not be made durable. Keeping the same bytes again changes nothing.
+        """
+        facts = read_facts(data)
+        _compare(facts, sop_class, sop_uid)
+        content_sha = sha256_hex(data)
+        path = self._store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
+        kept = studies.Kept(
+            facts=facts, orientation=orientation_name(facts.orientation), content_sha=content_sha, path=path,
+            size=len(data), calling_ae=calling_ae, at=self._now(),
+        )  # fmt: skip
+        try:
+            self._record(kept)
+        except SQLAlchemyError as why:
+            raise StoreFull(f"the database did not take the record of an instance: {type(why).__name__}") from why
+        return facts
+
+    def _record(self, kept: studies.Kept) -> None:
+        with self._database.transaction() as session:
+            own = kept.facts.manufacturer == self._manufacturer or studies.is_own_result(session, kept.facts.sop_uid)
+            new = studies.keep_instance(session, kept, wakes=not own)
+        if not new:
+            log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
+
+
+def _compare(facts: InstanceFacts, sop_class: str, sop_uid: str) -> None:
+    if sop_uid and facts.sop_uid != sop_uid:
+        raise Mismatch(f"announced as instance {sop_uid}, but the data set is {facts.sop_uid}")
+    if sop_class and facts.sop_class != sop_class:
+        raise Mismatch(f"announced as SOP class {sop_class}, but the data set is {facts.sop_class}")

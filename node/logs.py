@@ -1,0 +1,62 @@
+"""One logging set-up for every process: a line is words plus fields; UIDs yes, patient names never."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from typing import TextIO
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+# pynetdicom and pydicom print header values, which may name a patient, at INFO and below.
+_TALKATIVE = ("pynetdicom", "pydicom", "highdicom", "kombu", "amqp", "PIL", "sqlalchemy", "alembic", "asyncio")
+
+
+def set_up_logging(role: str, *, level: str = "INFO", form: str = "text", stream: TextIO | None = None) -> None:
+    """Send every log line of this process to *stream* (stderr), marked with its *role*."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_Json(role) if form == "json" else _Text(role))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _fields(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _clean(value: object) -> str:
+    """One line, printable: what a peer sent must not forge a log line."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
+
+
+class _Text(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        self.converter = time.gmtime
+        super().__init__("%(asctime)s.%(msecs)03dZ %(levelname)-7s " + role + " %(message)s", "%Y-%m-%dT%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        record.message = _clean(record.message)
+        fields = " ".join(f"{key}={_clean(value)}" for key, value in _fields(record).items())
+        return f"{super().formatMessage(record)} {fields}".rstrip()
+
+
+class _Json(logging.Formatter):
+    def __init__(self, role: str) -> None:
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "at": self.formatTime(record, "%Y-%m-%dT%H:%M:%S%z"),
+            "level": record.levelname,
+            "role": self._role,
+            "event": record.getMessage(),
+            **{key: str(value) for key, value in _fields(record).items()},
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line)

@@ -1,0 +1,119 @@
+"""Planning: which model is asked of which series when a study has settled, and why each other series is not."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from models import catalogue
+from node.db import events, jobs, studies
+from node.db.session import Database
+from node.db.studies import Choice
+from node.db.tables import StudyRow
+from node.domain.rule import Rule, best_first
+from node.domain.study import Series
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Planned:
+    """What became of one study when it settled."""
+
+    study_uid: str
+    revision: int
+    job_ids: tuple[str, ...]
+    reason: str
+
+
+def settle_quiet(database: Database, rules: Sequence[Rule], *, quiet: timedelta, now: datetime) -> list[Planned]:
+    """Settle and plan every study that has been quiet long enough; one transaction each."""
+    with database.reading() as session:
+        waiting = studies.quiet_since(session, now - quiet)
+    planned = []
+    for uid in waiting:
+        with database.transaction() as session:
+            done = _settle(session, uid, rules, quiet=quiet, now=now)
+        if done is not None:
+            log.info("study settled", extra={"study_uid": uid, "revision": done.revision, "jobs": len(done.job_ids)})
+            planned.append(done)
+    return planned
+
+
+def _settle(session: Session, uid: str, rules: Sequence[Rule], *, quiet: timedelta, now: datetime) -> Planned | None:
+    study = studies.lock_open(session, uid, now - quiet)
+    if study is None:
+        return None  # an instance came, or another sweep was faster
+    revision = study.revision + 1
+    choices, wanted = choose(studies.series_of(session, uid), rules, study.description)
+    studies.add_choices(session, uid, revision, choices)
+    jobs.supersede_unfinished(session, uid, revision, at=now)
+    job_ids, repeated = [], []
+    for rule, series in wanted:
+        job_id = _plan(session, study, revision, rule, series, now=now)
+        (job_ids if job_id else repeated).append(job_id or rule.model)
+    reason = _sentence(len(job_ids), repeated, quiet)
+    if not studies.mark_settled(session, study, reason=reason):
+        raise RuntimeError(f"study {uid} changed under its lock")  # the transaction is rolled back
+    events.record(session, "settled", who="sweep", at=now, detail=f"revision {revision}: {reason}", study_uid=uid)
+    return Planned(study_uid=uid, revision=revision, job_ids=tuple(job_ids), reason=reason)
+
+
+def choose(
+    series: Sequence[Series], rules: Sequence[Rule], study_description: str
+) -> tuple[list[Choice], list[tuple[Rule, Series]]]:
+    """Return what each rule says of each series, and the one series that each model is given.
+
+    The first rule that asks for a model decides; a later rule for the same model says so as its reason.
+    """
+    choices: list[Choice] = []
+    wanted: dict[str, tuple[Rule, Series]] = {}
+    for rule in rules:
+        taken: Series | None = None
+        for one in sorted(series, key=best_first):
+            reason = rule.refusal(one, study_description)
+            if not reason and rule.model in wanted:
+                reason = f"model {rule.model} is already asked by rule {wanted[rule.model][0].name}"
+            if not reason and taken is not None:
+                reason = f"series {taken.number or taken.uid} suits better ({taken.instances} slices)"
+            choices.append(Choice(series_uid=one.uid, rule=rule.name, model=rule.model, reason=reason))
+            taken = one if not reason else taken
+        if taken is not None:
+            wanted[rule.model] = (rule, taken)
+    return choices, list(wanted.values())
+
+
+def _plan(session: Session, study: StudyRow, revision: int, rule: Rule, series: Series, *, now: datetime) -> str:
+    """Insert the job and return its id, or "" where a job did, or is doing, exactly this work."""
+    instances = studies.instances_of(session, study.uid, series.uid)
+    digest = digest_of((instance.sop_uid, instance.content_sha) for instance in instances)
+    model_digest = catalogue.digest(rule.model)
+    if (same := jobs.same_work(session, study.uid, rule.model, model_digest, digest)) is not None:
+        detail = f"revision {revision} has the same images for {rule.model}; its result stands"
+        events.record(session, "still valid", who="sweep", at=now, detail=detail, job_id=same.id)
+        return ""
+    new = jobs.NewJob(
+        study_uid=study.uid, series_uid=series.uid, model=rule.model, model_digest=model_digest, revision=revision,
+        rule=rule.name, priority=rule.priority, input_digest=digest, calling_ae=series.calling_ae,
+        destinations=rule.destinations, instance_ids=tuple(instance.id for instance in instances),
+    )  # fmt: skip
+    return jobs.add(session, new, at=now)
+
+
+def digest_of(instances: Iterable[tuple[str, str]]) -> str:
+    """Return a SHA-256 over pairs of SOP Instance UID and content digest, whatever their order."""
+    return hashlib.sha256("".join(sorted(f"{uid} {sha}\n" for uid, sha in instances)).encode()).hexdigest()
+
+
+def _sentence(planned: int, repeated: Sequence[str], quiet: timedelta) -> str:
+    why = f"no instance for {quiet.total_seconds():g} s"
+    if planned:
+        return f"{why}; {planned} job{'s' if planned > 1 else ''} planned"
+    if repeated:
+        return f"{why}; the results that exist still hold"
+    return f"{why}; no rule wants any of its series"

@@ -1,0 +1,1 @@
+"""The DICOM door: storage and verification as a provider."""

@@ -1,0 +1,49 @@
+"""The listening application entity: every storage class, every transfer syntax, bytes kept as sent."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any
+
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
+from pynetdicom.transport import ThreadedAssociationServer
+
+from node.intake import Intake
+from node.scp import handlers
+from node.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_config.UNRESTRICTED_STORAGE_SERVICE = True  # private and future storage classes are stored too
+_config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own lines repeat headers
+def make_ae(settings: Settings) -> AE:
+    """Return the application entity as the settings describe it."""
+    ae = AE(ae_title=settings.ae_title)
+    for context in AllStoragePresentationContexts:
+        ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+    ae.add_supported_context(Verification)
+    ae.require_called_aet = True
+    if not settings.accept_unknown_senders:
+        # An empty list would let every one in: where no peer may send, ask for a title that nobody can know.
+        allowed = [peer.ae_title for peer in settings.peers if peer.may_send]
+        ae.require_calling_aet = allowed or [secrets.token_hex(8)]
+    ae.maximum_associations = settings.max_associations
+    ae.network_timeout = settings.network_timeout
+    ae.dimse_timeout = settings.network_timeout
+    ae.acse_timeout = min(30.0, settings.network_timeout)
+    return ae
+
+
+def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
+    """Listen for associations until the returned server is shut down."""
+    ae = make_ae(settings)
+    bound: list[Any] = [
+        (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes]),
+        (evt.EVT_C_ECHO, handlers.on_c_echo),
+        (evt.EVT_ABORTED, handlers.on_end),
+    ]
+    server = ae.start_server((settings.host, settings.port), block=False, evt_handlers=bound)
+    log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
+    return server

@@ -1,0 +1,250 @@
+"""Everything an operator may set: one file, environment over file, read once and validated whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from datetime import timedelta
+from hashlib import sha256
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from node.domain.peer import SENDER, Peer
+from node.domain.rule import Rule
+from node.errors import NotFound, SettingsError
+
+FILE_NAME = "pacs-node.toml"
+_SOCKET_LIMIT = 100  # a unix socket path holds 107 bytes; leave room
+
+
+def _ae_title(value: str) -> str:
+    """1 to 16 printable ASCII characters without backslash (PS3.5, VR AE)."""
+    title = value.strip()
+    if not (1 <= len(title) <= 16 and title.isascii() and title.isprintable() and "\\" not in title):
+        raise ValueError(f"not an AE title: {value!r} (1 to 16 printable ASCII characters, no backslash)")
+    return title
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as why:
+        raise ValueError(f"not a regular expression: {why}") from why
+    return value
+
+
+def _name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError(f"not a name: {value!r} (letters, digits, '.', '_' and '-')")
+    return value
+
+
+AeTitle = Annotated[str, AfterValidator(_ae_title)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+Name = Annotated[str, AfterValidator(_name)]
+_ORIENTATIONS = frozenset({"axial", "coronal", "sagittal", "oblique"})
+
+
+class PeerSettings(BaseModel):
+    """One ``[[peer]]``: a remote application entity that may send to the node, receive results, or both."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name  # how rules and commands call it
+    ae_title: AeTitle
+    host: str = "127.0.0.1"
+    port: int = Field(default=104, ge=1, le=65535)
+    may_send: bool = True  # it may store studies on the node
+    timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
+
+    def to_domain(self) -> Peer:
+        """Return the peer as the rest of the node knows it."""
+        return Peer(**self.model_dump())
+
+
+class RuleSettings(BaseModel):
+    """One ``[[rule]]``: the conditions that a series must all meet, the model to run, where the results go."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    model: str
+    modality: tuple[str, ...] = ()
+    body_part: tuple[str, ...] = ()
+    study_description: Pattern = ""
+    series_description: Pattern = ""
+    series_description_not: Pattern = ""
+    min_slices: int = Field(default=0, ge=0)
+    max_slices: int = Field(default=0, ge=0)
+    min_slice_thickness: float = Field(default=0.0, ge=0)
+    max_slice_thickness: float = Field(default=0.0, ge=0)
+    orientation: tuple[str, ...] = ()
+    image_type: tuple[str, ...] = ()
+    image_type_not: tuple[str, ...] = ()
+    manufacturer: Pattern = ""
+    calling_ae: tuple[AeTitle, ...] = ()
+    priority: int = Field(default=5, ge=1, le=9)
+    destinations: tuple[str, ...] = (SENDER,)
+
+    @model_validator(mode="after")
+    def _known_words(self) -> RuleSettings:
+        for value in self.orientation:
+            if value not in _ORIENTATIONS:
+                raise ValueError(f"orientation {value!r} is none of {', '.join(sorted(_ORIENTATIONS))}")
+        return self
+
+    def to_domain(self) -> Rule:
+        """Return the rule as planning knows it."""
+        return Rule(**self.model_dump())
+
+
+_LUNG_CT: dict[str, Any] = {
+    "modality": ("CT",),
+    "body_part": ("CHEST", "LUNG", "THORAX", "CHESTABDPELVIS", "CHESTABDOMEN", "CHSTABDPELV"),
+    "min_slices": 12,
+    "max_slice_thickness": 5.0,
+    "orientation": ("axial",),
+    "image_type_not": ("LOCALIZER",),
+}
+DEFAULT_RULES = (
+    RuleSettings(name="lungs", model="ct-lung", **_LUNG_CT),
+    RuleSettings(name="nodules", model="ct-lung-nodule", **_LUNG_CT),
+)
+
+
+class Settings(BaseSettings):
+    """Everything an operator may set, read once at start-up. Nothing else reads the environment."""
+
+    model_config = SettingsConfigDict(env_prefix="PACS_NODE_", frozen=True, extra="forbid")
+
+    home: Path  # the node's own folder: configuration, store, results, database, sockets
+    ae_title: AeTitle = "PACSAINODE"  # what peers call this node
+    host: str = "0.0.0.0"  # noqa: S104  # a DICOM node listens to its hospital; peers are checked
+    port: int = Field(default=11112, ge=1, le=65535)  # DICOM port
+    web_host: str = "127.0.0.1"  # loopback until the page has a sign-in
+    web_port: int = Field(default=8080, ge=1, le=65535)
+    accept_unknown_senders: bool = False  # store for any calling AE title, not only for peers
+    max_associations: int = Field(default=32, ge=1, le=500)
+    network_timeout: float = Field(default=60.0, gt=0)  # seconds of silence after which an association is aborted
+    max_instance_bytes: int = Field(default=2 << 30, ge=1 << 20)  # larger instances are refused with 0xA700
+    min_free_bytes: int = Field(default=1 << 30, ge=0)  # below this the node refuses instances with 0xA700
+    quiet_period: timedelta = timedelta(seconds=60)  # silence after which a study is complete
+    sweep_interval: timedelta = timedelta(seconds=2)
+    database_url: SecretStr = SecretStr("")  # empty: SQLite in the home folder
+    broker_url: SecretStr = SecretStr("")  # empty: a private Redis that `pacs-node up` starts
+    node_id: str = ""  # goes into result UIDs; empty: made once and kept in the home folder
+    uid_root: str = Field(default="2.25", pattern=r"^[0-9]+(\.[0-9]+)*$", max_length=24)
+    manufacturer: str = "pacs-ai-node"  # written into results
+    device_serial: str = "1"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")  # where models run
+    gpu_workers: int = Field(default=1, ge=0, le=16)  # workers that run models
+    io_workers: int = Field(default=1, ge=0, le=16)  # workers that deliver
+    job_time_limit: timedelta = timedelta(minutes=20)  # the model is stopped after this
+    max_attempts: int = Field(default=3, ge=1, le=20)
+    lease: timedelta = timedelta(seconds=60)
+    heartbeat: timedelta = timedelta(seconds=5)
+    retry_base: timedelta = timedelta(seconds=5)  # first wait after a failed attempt or delivery; doubles
+    retry_cap: timedelta = timedelta(minutes=15)
+    delivery_age_limit: timedelta = timedelta(days=7)  # then a delivery is parked for a person
+    drain_time: timedelta = timedelta(minutes=2)  # how long a stopping node waits for running work
+    log_format: str = Field(default="text", pattern="^(text|json)$")
+    log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    peer: tuple[PeerSettings, ...] = ()
+    rule: tuple[RuleSettings, ...] = DEFAULT_RULES
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over file: what the file says is passed as initial values."""
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        names = {peer.name for peer in self.peer}
+        _unique("peer", [peer.name for peer in self.peer])
+        _unique("rule", [rule.name for rule in self.rule])
+        for rule in self.rule:
+            for destination in rule.destinations:
+                if destination != SENDER and destination not in names:
+                    raise ValueError(f"rule {rule.name!r}: there is no peer {destination!r} (nor is it 'sender')")
+        if self.heartbeat * 3 > self.lease:
+            raise ValueError("lease must be at least three times heartbeat")
+        return self
+
+    @property
+    def peers(self) -> tuple[Peer, ...]:
+        """All peers."""
+        return tuple(peer.to_domain() for peer in self.peer)
+
+    @property
+    def rules(self) -> tuple[Rule, ...]:
+        """All rules, in the order of the file."""
+        return tuple(rule.to_domain() for rule in self.rule)
+
+    def peer_named(self, name: str) -> Peer:
+        """Return the peer of that name."""
+        for peer in self.peers:
+            if peer.name == name:
+                return peer
+        known = ", ".join(peer.name for peer in self.peers) or "none"
+        raise NotFound(f"there is no peer {name!r}; known: {known}")
+
+    @property
+    def database(self) -> str:
+        """The SQLAlchemy URL of the table."""
+        return self.database_url.get_secret_value() or f"sqlite:///{self.home / 'node.db'}"
+
+    @property
+    def broker(self) -> str:
+        """The kombu URL of the broker."""
+        return self.broker_url.get_secret_value() or f"redis+socket://{self.redis_socket}"
+
+    @property
+    def redis_socket(self) -> Path:
+        """Where the embedded Redis listens; outside the home folder where its path would be too long."""
+        socket = self.home / "run" / "redis.sock"
+        if len(str(socket)) <= _SOCKET_LIMIT:
+            return socket
+        tag = sha256(str(self.home).encode()).hexdigest()[:12]
+        return Path(gettempdir()) / f"pacs-node-{os.getuid()}-{tag}" / "redis.sock"
+
+
+def _unique(what: str, names: list[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"two {what}s are called {twice[0]!r}")
+
+
+def load_settings(home: Path | None = None) -> Settings:
+    """Read the settings of the node that lives in *home*; SettingsError names each mistake and where it is."""
+    folder = (home or Path(os.environ.get("PACS_NODE_HOME", "pacs-node-home"))).expanduser().resolve()
+    file = folder / FILE_NAME
+    values: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            values = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as why:
+            raise SettingsError(f"{file}: {why}") from why
+    try:
+        settings = Settings(**{**values, "home": folder})
+    except ValidationError as why:
+        lines = [f"{file}: {_place(error)}: {error['msg']}" for error in why.errors()]
+        raise SettingsError("\n".join(lines)) from why
+    return settings.model_copy(update={"home": folder})  # PACS_NODE_HOME chose the folder, a given one wins
+
+
+def _place(error: Any) -> str:
+    """Name the field as people count: the second rule is rule[2]."""
+    parts = [f"[{part + 1}]" if isinstance(part, int) else str(part) for part in error["loc"]]
+    return ".".join(parts).replace(".[", "[") or "settings"

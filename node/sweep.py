@@ -1,0 +1,114 @@
+"""The sweep: what time alone brings. Losing every message of the broker costs one round of it, never a job."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from node.broker import Broker
+from node.db import events, jobs, results
+from node.db.session import Database
+from node.domain.job import Job
+from node.errors import BrokerAway, LeaseLost
+from node.planning import settle_quiet
+from node.processes import is_dead
+from node.settings import Settings
+from node.store import Store
+
+log = logging.getLogger(__name__)
+
+_RING_AGAIN = timedelta(seconds=10)  # a pending job that nobody took for so long is rung for once more
+_CARE_EVERY = timedelta(minutes=10)  # how often the store is looked after
+
+
+class Clock(Protocol):
+    """Tells the time."""
+
+    def __call__(self) -> datetime:
+        """Return the time now, aware, UTC."""
+
+
+class Sweep:
+    """One round after another of everything that no request brings about."""
+
+    def __init__(self, database: Database, store: Store, broker: Broker, settings: Settings, now: Clock) -> None:
+        self.database, self.store, self.broker, self.settings, self.now = database, store, broker, settings, now
+        self._rung: dict[str, datetime] = {}
+        self._cared: datetime | None = None
+
+    def round(self) -> None:
+        """Do everything that is due now. One part that fails delays no other; each is tried again next round."""
+        for part in (self._settle, self._free_abandoned, self._wake, self._relay, self._ring_again, self._care):
+            try:
+                part()
+            except BrokerAway as why:
+                log.warning("doorbells wait: %s", why)
+            except (SQLAlchemyError, OSError):
+                log.exception("a part of the sweep failed", extra={"part": part.__name__})
+
+    def _settle(self) -> None:
+        settle_quiet(self.database, self.settings.rules, quiet=self.settings.quiet_period, now=self.now())
+
+    def _free_abandoned(self) -> None:
+        """Take jobs and deliveries from workers that died or fell silent."""
+        now = self.now()
+        with self.database.reading() as session:
+            held = [job for job in jobs.held(session) if _abandoned(job.owner, job.lease_until, now)]
+            sending = [one for one in results.sending(session) if _abandoned(one[1], one[2], now)]
+        for job in held:
+            self._free(job, now)
+        for delivery_id, owner, _ in sending:
+            with self.database.transaction() as session:
+                results.give_up_sending(session, delivery_id, owner=owner, at=now)
+
+    def _free(self, job: Job, now: datetime) -> None:
+        try:
+            with self.database.transaction() as session:
+                jobs.give_back(
+                    session, job, reason="the worker died or fell silent", at=now, wait=timedelta(0),
+                    max_attempts=self.settings.max_attempts,
+                )  # fmt: skip
+        except LeaseLost:
+            return  # its worker was faster
+        log.warning("job taken from its worker", extra={**job.fields, "owner": job.owner})
+
+    def _wake(self) -> None:
+        with self.database.transaction() as session:
+            jobs.wake_due(session, now=self.now())
+
+    def _relay(self) -> None:
+        """Ring the doorbells that were announced; one that rings twice does no harm, one forgotten would."""
+        with self.database.reading() as session:
+            bells = events.unrung(session)
+        for bell, topic, job_id in bells:
+            self.broker.ring(topic, job_id)
+            self._rung[job_id] = self.now()
+            with self.database.transaction() as session:
+                events.mark_rung(session, [bell])
+
+    def _ring_again(self) -> None:
+        """Ring for pending jobs that nobody took and for deliveries whose time has come."""
+        now = self.now()
+        with self.database.reading() as session:
+            waiting = [(jobs.RUN_JOB, job_id) for job_id in jobs.long_pending(session, before=now - _RING_AGAIN)]
+            due = [(jobs.DELIVER, job_id) for job_id in results.due_jobs(session, now=now)]
+        for topic, job_id in [*waiting, *due]:
+            if now - self._rung.get(job_id, now - 2 * _RING_AGAIN) >= _RING_AGAIN:
+                self.broker.ring(topic, job_id)
+                self._rung[job_id] = now
+        self._rung = {job_id: at for job_id, at in self._rung.items() if now - at < 6 * _RING_AGAIN}
+
+    def _care(self) -> None:
+        if self._cared is not None and self.now() - self._cared < _CARE_EVERY:
+            return
+        self._cared = self.now()
+        if removed := self.store.remove_stale_parts():
+            log.info("stale part files removed", extra={"count": removed})
+
+
+def _abandoned(owner: str, lease_until: datetime | None, now: datetime) -> bool:
+    return lease_until is None or lease_until < now or is_dead(owner)
+

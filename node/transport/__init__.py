@@ -1,0 +1,27 @@
+"""Ways to a peer. A transport is one file; `open_transport` names it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from node.domain.peer import Answer, OutgoingFile, Peer
+from node.transport.cstore import CStoreTransport
+
+
+class Transport(Protocol):
+    """A way to one peer."""
+
+    def echo(self) -> float:
+        """Return the seconds that a verification took; PeerAway or PeerRefused where it fails."""
+
+    def find(self, file: OutgoingFile) -> bool | None:
+        """Return whether the peer has the instance; None where it cannot be asked."""
+
+    def send(self, files: Sequence[OutgoingFile]) -> Iterator[Answer]:
+        """Send the files in order; yield the answer to each as it comes."""
+
+
+def open_transport(peer: Peer, *, calling_ae: str) -> Transport:
+    """Return the transport for *peer*."""
+    return CStoreTransport(peer, calling_ae=calling_ae)

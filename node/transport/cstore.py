@@ -1,0 +1,137 @@
+"""C-STORE, C-ECHO and C-FIND as a user (PS3.4 annexes A, B and C) over one association a call."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from pydicom import Dataset
+from pynetdicom import AE, _config, build_context
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    StudyRootQueryRetrieveInformationModelFind,
+    Verification,
+)
+
+from node.domain.peer import Answer, AnswerKind, OutgoingFile, Peer
+from node.errors import PeerAway, PeerRefused
+
+_config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, neither decoded nor held in memory
+
+_MAX_CONTEXTS = 128  # PS3.8 9.3.2: identifiers are the odd numbers of one byte
+_WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 B.2.3: stored, with a remark
+_ALREADY_THERE = 0x0111  # PS3.7 C.5: duplicate SOP instance
+_TRANSIENT = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
+_PENDING = frozenset({0xFF00, 0xFF01})
+
+
+class CStoreTransport:
+    """One remote application entity, reached over DICOM's own upper layer."""
+
+    def __init__(self, peer: Peer, *, calling_ae: str) -> None:
+        self._peer = peer
+        self._ae = AE(ae_title=calling_ae)
+        self._ae.connection_timeout = min(peer.timeout, 10.0)
+        self._ae.acse_timeout = peer.timeout
+        self._ae.dimse_timeout = peer.timeout
+        self._ae.network_timeout = peer.timeout * 2
+
+    def echo(self) -> float:
+        """Return the seconds that a C-ECHO took; PeerAway or PeerRefused where it fails."""
+        began = time.monotonic()
+        with self._association([build_context(Verification)]) as association:
+            status = association.send_c_echo()
+        if "Status" not in status:
+            raise PeerAway(f"{self._peer.name} took the association but did not answer C-ECHO")
+        if status.Status != 0:
+            raise PeerRefused(f"{self._peer.name} answered C-ECHO with status {status.Status:04X}")
+        return time.monotonic() - began
+
+    def find(self, file: OutgoingFile) -> bool | None:
+        """Return whether the peer has the instance (C-FIND at IMAGE level); None where it cannot be asked."""
+        query = Dataset()
+        query.QueryRetrieveLevel = "IMAGE"
+        query.StudyInstanceUID = file.study_uid
+        query.SeriesInstanceUID = ""
+        query.SOPInstanceUID = file.sop_uid
+        model = StudyRootQueryRetrieveInformationModelFind
+        try:
+            with self._association([build_context(model)]) as association:
+                if not association.accepted_contexts:
+                    return None
+                return _found(association.send_c_find(query, model), file.sop_uid)
+        except PeerRefused:
+            return None
+
+    def send(self, files: Sequence[OutgoingFile]) -> Iterator[Answer]:
+        """Send the files in order over one association; yield the answer to each as it comes."""
+        with self._association(_contexts_for(files)) as association:
+            for file in files:
+                yield self._send_one(association, file)
+
+    def _send_one(self, association: Any, file: OutgoingFile) -> Answer:
+        if not association.is_established:
+            return Answer(kind=AnswerKind.LATER, reason="the association ended before this instance was sent")
+        accepted = {(c.abstract_syntax, syntax) for c in association.accepted_contexts for syntax in c.transfer_syntax}
+        if (file.sop_class, file.transfer_syntax) not in accepted:
+            return Answer(kind=AnswerKind.REFUSED, reason="the peer does not accept this SOP class in its syntax")
+        status = association.send_c_store(file.path)
+        if "Status" not in status:
+            return Answer(kind=AnswerKind.UNKNOWN, reason="the association ended before the peer answered")
+        return read_status(int(status.Status))
+
+    @contextmanager
+    def _association(self, contexts: list[PresentationContext]) -> Iterator[Any]:
+        peer = self._peer
+        association = self._ae.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
+        if not association.is_established:
+            raise _why_not(peer, association)
+        try:
+            yield association
+        finally:
+            if association.is_established:
+                association.release()
+
+
+def read_status(status: int) -> Answer:
+    """Return what a C-STORE status means (PS3.4 B.2.3, PS3.7 annex C)."""
+    digits = f"{status:04X}"
+    if status == 0 or status in _WARNINGS or status == _ALREADY_THERE:
+        return Answer(kind=AnswerKind.ACCEPTED, status=digits)
+    if status in _TRANSIENT or status >> 8 == 0xA7:
+        return Answer(kind=AnswerKind.LATER, status=digits, reason=f"the peer answered {digits}: out of resources")
+    return Answer(kind=AnswerKind.REFUSED, status=digits, reason=f"the peer answered {digits}: it does not take this")
+
+
+def _why_not(peer: Peer, association: Any) -> PeerAway | PeerRefused:
+    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    if not association.is_rejected:
+        return PeerAway(f"{where} does not answer: is it running, and is the port open?")
+    primitive = association.acceptor.primitive
+    reason = f"{where} rejects the association: {primitive.reason_str}"
+    permanent = 1  # PS3.8 9.3.4: result 1 is rejected-permanent, 2 rejected-transient
+    return PeerRefused(reason) if primitive.result == permanent else PeerAway(reason)
+
+
+def _contexts_for(files: Sequence[OutgoingFile]) -> list[PresentationContext]:
+    """One context for each class and syntax, so that the peer's choice never forces a conversion."""
+    wanted = dict.fromkeys((file.sop_class, file.transfer_syntax) for file in files)
+    if len(wanted) > _MAX_CONTEXTS:
+        raise PeerRefused(f"{len(wanted)} kinds of instances do not fit one association ({_MAX_CONTEXTS} at most)")
+    return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
+
+
+def _found(answers: Iterator[tuple[Dataset, Dataset | None]], sop_uid: str) -> bool | None:
+    found = False
+    for status, identifier in answers:
+        if "Status" not in status:
+            return None
+        if status.Status in _PENDING and identifier is not None:
+            found = found or identifier.get("SOPInstanceUID") == sop_uid
+        elif status.Status != 0:
+            return None
+    return found
+
+

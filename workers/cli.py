@@ -1,0 +1,57 @@
+"""The worker's commands: `worker` (one Celery worker) and `run` (folder in, results out, no server)."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from node.bootstrap import build
+from node.cli import EXIT_CODES
+from node.cli.common import Home, Parent, settings_for
+from node.errors import NodeError
+from node.processes import end_with_parent
+from workers.standalone import run_command
+from workers.tasks import make_worker_app
+
+app = typer.Typer(name="pacs-node", pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
+app.command(name="run")(run_command)
+
+
+class Queue(StrEnum):
+    """Which doorbells a worker hears."""
+
+    GPU = "gpu"
+    IO = "io"
+
+
+@app.command()
+def worker(
+    queue: Annotated[Queue, typer.Option(help="gpu: run models; io: deliver results.")],
+    home: Home = None,
+    parent: Parent = 0,
+) -> None:
+    """Run one worker until it is stopped; SIGTERM lets it finish its work first."""
+    settings = settings_for(home, f"worker-{queue}")
+    if parent:
+        end_with_parent(parent)
+    services = build(settings, f"worker-{queue}")
+    celery = make_worker_app(services)
+    # One slot a worker, in its own process: the model runs in a child, so Celery's pool would only add another.
+    celery.worker_main([
+        "worker", "--queues", str(queue), "--pool", "solo", "--concurrency", "1", "--loglevel", "WARNING",
+        "--without-gossip", "--without-mingle", "--hostname", f"{queue}-{services.worker.rsplit(':', 2)[1]}@%h",
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Run the worker's command line; a failure that we foresee is one clear message and its exit code."""
+    try:
+        app()
+    except NodeError as why:
+        Console(stderr=True).print(f"[bold red]{escape(type(why).__name__)}:[/] {escape(str(why))}", highlight=False)
+        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(why, kind)))

@@ -1,0 +1,233 @@
+"""The inference child: a spawned process that decodes pixels and runs models, and does nothing else.
+
+It is given file names and a folder to write to; it has no database and no settings. A crash, a hang or a model
+that eats all memory ends the child, and the parent goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import resource
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from node.dicom.reader import LoadedSeries, read_series
+from node.pictures import render_overlays
+
+from models import catalogue
+from models.contract import Findings, Model, NotApplicable
+from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
+from workers import findings_io
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.2  # seconds between looks at the child
+_READING, _MODEL, _PICTURES = 0.15, 0.80, 0.05  # shares of the progress bar
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One run of one model over one series."""
+
+    paths: tuple[Path, ...]
+    model: str
+    device: str  # "auto", "cpu", "cuda" or "cuda:N"
+    folder: Path  # where findings and pictures go
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ran:
+    """How a run went."""
+
+    device: str
+    seconds: float
+    peak_mib: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Message:
+    kind: str  # "progress", "ran", "input invalid", "not applicable", "output invalid" or "crashed"
+    text: str = ""
+    fraction: float = 0.0
+    ran: Ran | None = None
+
+
+def infer(request: Request, models: dict[str, Model], progress: Callable[[float, str], None]) -> Ran:
+    """Read the series, run the model and write findings and pictures into the request's folder."""
+    began = time.monotonic()
+    device = choose_device(request.device)
+    series = read_series(request.paths, progress=lambda f: progress(_READING * f, "reading images"))
+    progress(_READING, "loading the model")
+    key = f"{request.model} {device}"
+    if key not in models:
+        models[key] = catalogue.load(request.model, device)
+    try:
+        findings = models[key].run(series.volume, lambda f, stage: progress(_READING + _MODEL * f, stage))
+    except NotApplicable as why:
+        raise ModelNotApplicable(str(why)) from why
+    _check(findings, series)
+    progress(1.0 - _PICTURES, "drawing")
+    pictures = request.folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    render_overlays(series.volume, findings, catalogue.card(request.model), pictures)
+    findings_io.save(request.folder, on_source_grid(findings, series))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))
+
+
+def choose_device(wanted: str) -> str:
+    """Return the torch device to use: the GPU where there is one, unless the settings say otherwise."""
+    import torch  # takes seconds; only the child needs it
+
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return wanted
+
+
+def on_source_grid(findings: Findings, series: LoadedSeries) -> Findings:
+    """Return the same findings with their masks on the grid of the source images, in the order of its headers."""
+    remarks = (*findings.remarks, *series.source.remarks)
+    return Findings(
+        segments=tuple(replace(one, mask=series.restore(one.mask)) for one in findings.segments),
+        detections=tuple(replace(one, mask=series.restore(one.mask)) for one in findings.detections),
+        remarks=tuple(dict.fromkeys(remarks)),
+    )
+
+
+def _check(findings: Findings, series: LoadedSeries) -> None:
+    shape = series.volume.voxels.shape
+    for one in (*findings.segments, *findings.detections):
+        if one.mask.shape != shape or one.mask.dtype != bool:
+            raise OutputInvalid(f"the model's mask {one.key!r} is not a boolean grid of shape {shape}")
+        if not one.mask.any():
+            raise OutputInvalid(f"the model's mask {one.key!r} is empty")
+
+
+class InferenceChild:
+    """One spawned process that keeps its models loaded between runs; started again when it is gone."""
+
+    def __init__(self) -> None:
+        self._process: SpawnProcess | None = None
+        self._connection: Connection | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, or None where none runs."""
+        return self._process.pid if self._process is not None else None
+
+    def run(
+        self, request: Request, *, limit: float, on_progress: Callable[[float, str], None], stop: Callable[[], bool]
+    ) -> Ran:
+        """Run *request* within *limit* seconds; end the child and raise ChildDied where *stop* says so.
+
+        Raises InputInvalid, ModelNotApplicable or OutputInvalid as the child says.
+        """
+        connection = self._ready()
+        connection.send(request)
+        deadline = time.monotonic() + limit
+        while True:
+            if stop():
+                self.kill()
+                raise ChildDied("the job was taken away while the model ran")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise ChildDied(f"the model ran longer than {limit:g} s and was stopped")
+            message = self._next(connection)
+            if message is None:
+                continue
+            if message.kind == "progress":
+                on_progress(message.fraction, message.text)
+            else:
+                return _answer(message)
+
+    def _next(self, connection: Connection) -> _Message | None:
+        try:
+            if not connection.poll(_POLL):
+                return None
+            message = connection.recv()
+        except (EOFError, ConnectionError) as why:
+            code = self.kill()
+            raise ChildDied(f"the inference process ended by itself ({_how(code)})") from why
+        return message if isinstance(message, _Message) else None
+
+    def _ready(self) -> Connection:
+        if self._process is not None and self._process.is_alive() and self._connection is not None:
+            return self._connection
+        self.kill()
+        spawn = multiprocessing.get_context("spawn")
+        ours, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs,), name="inference", daemon=True)
+        self._process.start()
+        theirs.close()
+        self._connection = ours
+        return ours
+
+    def kill(self) -> int | None:
+        """End the child, if there is one; return its exit code."""
+        code = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
+            code = self._process.exitcode
+        if self._connection is not None:
+            self._connection.close()
+        self._process = self._connection = None
+        return code
+
+
+def _how(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"signal {-code}: out of memory, or killed" if code == -9 else f"signal {-code}"
+    return f"exit code {code}"
+
+
+def _answer(message: _Message) -> Ran:
+    failures = {
+        "input invalid": InputInvalid, "not applicable": ModelNotApplicable, "output invalid": OutputInvalid,
+    }  # fmt: skip
+    if message.ran is not None:
+        return message.ran
+    raise failures.get(message.kind, ChildDied)(message.text)
+
+
+def _serve(connection: Connection) -> None:
+    """The child's whole life: one request after another, until its parent is gone."""
+    for name in [name for name in os.environ if name.startswith("PACS_NODE_")]:
+        del os.environ[name]
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    models: dict[str, Model] = {}
+    while True:
+        try:
+            request = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        connection.send(_serve_one(connection, request, models))
+
+
+def _serve_one(connection: Connection, request: Request, models: dict[str, Model]) -> _Message:
+    def progress(fraction: float, stage: str) -> None:
+        connection.send(_Message(kind="progress", fraction=fraction, text=stage))
+
+    try:
+        return _Message(kind="ran", ran=infer(request, models, progress))
+    except InputInvalid as why:
+        return _Message(kind="input invalid", text=str(why))
+    except ModelNotApplicable as why:
+        return _Message(kind="not applicable", text=str(why))
+    except OutputInvalid as why:
+        return _Message(kind="output invalid", text=str(why))
+    except Exception as why:  # noqa: BLE001  # the outermost frame of this process: told to the parent, which records it
+        return _Message(kind="crashed", text=f"the model failed: {type(why).__name__}: {why}")
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)

@@ -1,0 +1,140 @@
+"""One attempt of one job: source images in, a frozen result set out."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+
+from node.dicom.encode import ResultContext, ResultObject, encode, write_bytes
+from node.dicom.gate import check
+from node.dicom.reader import read_headers
+
+from models import catalogue
+from models.contract import Findings
+from node.bootstrap import Services
+from node.db import jobs
+from node.db.jobs import NewResult
+from node.db.studies import StoredInstance
+from node.delivery import addresses
+from node.domain.job import Job
+from node.errors import InputInvalid, LeaseLost, OutputInvalid
+from node.store import sha256_hex
+from workers import findings_io
+from workers.inference import InferenceChild, Ran, Request
+
+log = logging.getLogger(__name__)
+
+
+class Heartbeat:
+    """Prolongs a job's lease from a thread of its own for as long as the block lasts."""
+
+    def __init__(self, services: Services, job: Job) -> None:
+        self._services, self._job = services, job
+        self._over, self._lost = threading.Event(), threading.Event()
+        self._progress, self._stage = 0.0, "starting"
+        self._thread = threading.Thread(target=self._beat, daemon=True)
+
+    def show(self, progress: float, stage: str) -> None:
+        """Say how far the attempt is; shown with the next beat."""
+        self._progress, self._stage = progress, stage
+
+    @property
+    def lost(self) -> bool:
+        """Whether somebody else has moved the job on."""
+        return self._lost.is_set()
+
+    def _beat(self) -> None:
+        settings = self._services.settings
+        while not self._over.wait(min(1.0, settings.heartbeat.total_seconds())):
+            with self._services.database.transaction() as session:
+                ours = jobs.beat(
+                    session, self._job, now=self._services.now(), lease=settings.lease,
+                    progress=self._progress, stage=self._stage,
+                )  # fmt: skip
+            if not ours:
+                self._lost.set()
+                return
+
+    def __enter__(self) -> Heartbeat:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, why: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
+    """Run the model for *job*, freeze and publish its results; everything else is raised."""
+    with services.database.reading() as session:
+        instances = jobs.inputs(session, job.id)
+    paths = _checked_paths(services, instances)
+    if catalogue.digest(job.model) != job.model_digest:
+        raise OutputInvalid(f"model {job.model} has changed since this job was planned: send the study again")
+    scratch = services.store.scratch(job.id, job.epoch)
+    try:
+        with Heartbeat(services, job) as heart:
+            ran = child.run(
+                Request(paths=paths, model=job.model, device=services.settings.device, folder=scratch),
+                limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,
+                stop=lambda: heart.lost,
+            )  # fmt: skip
+            heart.show(1.0, "encoding results")
+            objects = encode_checked(services, job, paths, findings_io.load(scratch))
+            _publish(services, job, objects, scratch / "pictures", lost=lambda: heart.lost)
+        return ran
+    finally:
+        services.store.drop_scratch(scratch)
+
+
+def _checked_paths(services: Services, instances: list[StoredInstance]) -> tuple[Path, ...]:
+    for instance in instances:
+        if not services.store.verify(instance.path, instance.content_sha):
+            raise InputInvalid(f"instance {instance.sop_uid} is missing or damaged in the store: send it again")
+    return tuple(services.store.path(instance.path) for instance in instances)
+
+
+def encode_checked(
+    services: Services, job: Job, paths: tuple[Path, ...], findings: Findings
+) -> tuple[ResultObject, ...]:
+    """Return the result set of *findings*; OutputInvalid where it fails the gate."""
+    context = ResultContext(
+        sources=read_headers(paths).headers, card=catalogue.card(job.model), model_digest=job.model_digest,
+        node=services.node, revision=job.revision, input_digest=job.input_digest, at=job.settled_at,
+    )  # fmt: skip
+    objects = encode(findings, context)
+    check(objects, context, findings)
+    return objects
+
+
+def _publish(
+    services: Services, job: Job, objects: tuple[ResultObject, ...], pictures: Path, *, lost: Callable[[], bool]
+) -> None:
+    """Freeze the set on disk, then record it with its deliveries, fenced by the job's epoch."""
+    if lost():
+        raise LeaseLost(f"job {job.id} was taken away before its results were frozen")
+    files = [(f"{position}-{one.role}.dcm", write_bytes(one)) for position, one in enumerate(objects)]
+    names = services.store.put_results(job.id, job.epoch, files)
+    _keep_pictures(pictures, services.store.pictures(job.id))
+    results = [
+        NewResult(
+            role=str(one.role), sop_class=str(one.dataset.SOPClassUID), sop_uid=str(one.dataset.SOPInstanceUID),
+            path=name, sha256=sha256_hex(data), size=len(data),
+        )
+        for one, name, (_, data) in zip(objects, names, files, strict=True)
+    ]  # fmt: skip
+    with services.database.transaction() as session:
+        where = addresses(job, services.settings.peers)
+        jobs.publish(session, job, results, where, at=services.now())
+
+
+def _keep_pictures(made: Path, kept: Path) -> None:
+    shutil.rmtree(kept, ignore_errors=True)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(made, kept)

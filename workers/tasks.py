@@ -1,0 +1,86 @@
+"""What a worker does when a doorbell rings. Celery neither retries nor decides: the table does."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Celery
+
+from node.bootstrap import Services
+from node.broker import TASKS, make_app
+from node.db import jobs
+from node.delivery import back_off
+from node.domain.job import Job, JobState
+from node.errors import InputInvalid, LeaseLost, ModelNotApplicable, Permanent
+from workers.inference import InferenceChild
+from workers.pipeline import run_attempt
+
+log = logging.getLogger(__name__)
+
+
+def make_worker_app(services: Services) -> Celery:
+    """Return a Celery application that answers both doorbells with *services*."""
+    app = make_app(services.settings.broker)
+    child = InferenceChild()
+
+    def answer_run(job_id: str) -> None:
+        run_most_urgent(services, child, hint=job_id)
+
+    def answer_deliver(job_id: str) -> None:
+        services.deliverer().deliver(job_id)
+
+    _bind(app, "run_job", answer_run)
+    _bind(app, "deliver", answer_deliver)
+    return app
+
+
+def _bind(app: Celery, topic: str, function: Any) -> None:
+    app.task(name=TASKS[topic][0], ignore_result=True)(function)
+
+
+def run_most_urgent(services: Services, child: InferenceChild, *, hint: str) -> None:
+    """Claim the most urgent job, run one attempt of it, tell the table how it ended."""
+    with services.database.transaction() as session:
+        job = jobs.claim(session, worker=services.worker, now=services.now(), lease=services.settings.lease)
+    if job is None:
+        return  # rung twice, or no longer wanted: nothing to do, nothing wrong
+    log.info("job claimed", extra={**job.fields, "rung_for": hint})
+    try:
+        with services.database.transaction() as session:
+            job = jobs.start(session, job, at=services.now())
+        ran = run_attempt(services, child, job)
+    except LeaseLost as why:
+        log.warning("attempt void: %s", why, extra=job.fields)
+    except InputInvalid as why:
+        _end(services, job, JobState.INPUT_INVALID, str(why))
+    except ModelNotApplicable as why:
+        _end(services, job, JobState.NOT_APPLICABLE, str(why))
+    except Permanent as why:
+        _end(services, job, JobState.FAILED, str(why))
+    except Exception as why:  # the outermost frame: record, and let the sweep try again
+        log.exception("attempt failed", extra=job.fields)
+        _give_back(services, job, f"{type(why).__name__}: {why}")
+    else:
+        log.info("results ready", extra={**job.fields, "seconds": ran.seconds, "peak_mib": ran.peak_mib})
+
+
+def _end(services: Services, job: Job, state: JobState, reason: str) -> None:
+    log.info("job ended", extra={**job.fields, "state": str(state), "reason": reason})
+    try:
+        with services.database.transaction() as session:
+            jobs.end(session, job, state, reason=reason, at=services.now())
+    except LeaseLost as why:
+        log.warning("attempt void: %s", why, extra=job.fields)
+
+
+def _give_back(services: Services, job: Job, reason: str) -> None:
+    settings = services.settings
+    wait = back_off(job.attempts, settings.retry_base, settings.retry_cap)
+    try:
+        with services.database.transaction() as session:
+            jobs.give_back(
+                session, job, reason=reason, at=services.now(), wait=wait, max_attempts=settings.max_attempts
+            )
+    except LeaseLost as why:
+        log.warning("attempt void: %s", why, extra=job.fields)
