@@ -38,6 +38,11 @@ class Phantom:
     right_lung: Mask
     nodules: tuple[Ball, ...]
 
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return abs(float(np.linalg.det(self.affine[:3, :3]))) / 1000.0
+
 
 NODULES = (
     Ball(centre_mm=(-70.0, -10.0, 40.0), diameter_mm=14.0, side="right-lung"),

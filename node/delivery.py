@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 EXPLICIT_VR_LE = "1.2.840.10008.1.2.1"  # what every result is written in
 _LEASE = timedelta(minutes=10)  # a peer that needs longer for one set is asked again
+_UNKNOWN_SENDER = "the study came from {}, which is no [[peer]] of the configuration: add it, then retry the job"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,20 +67,32 @@ class Deliverer:
         waiting = list(batch)
         try:
             with self.database.reading() as session:
-                study_uid = jobs.get(session, batch[0][0].job_id).study_uid
-            peer = self.settings.peer_named(batch[0][0].peer)
-            for delivery, answer in self._answers(self.transport_to(peer), batch, study_uid):
+                job = jobs.get(session, batch[0][0].job_id)
+            peer = self._peer(batch[0][0].peer, job)
+            for delivery, answer in self._answers(self.transport_to(peer), batch, job.study_uid):
                 waiting.pop(0)
                 yield delivery, self._outcome(delivery, answer)
                 if answer.kind is not AnswerKind.ACCEPTED:
                     break
-            left = Answer(kind=AnswerKind.LATER, reason="waits behind the result before it")
+            else:
+                answer = Answer(kind=AnswerKind.LATER)
+            # Behind a parked result the rest is parked too: one retry of the job then sends all of them, in order.
+            kind = AnswerKind.REFUSED if answer.kind is AnswerKind.REFUSED else AnswerKind.LATER
+            left = Answer(kind=kind, reason="waits behind the result before it")
         except PeerAway as why:
             left = Answer(kind=AnswerKind.LATER, reason=str(why))
         except (PeerRefused, NotFound) as why:
             left = Answer(kind=AnswerKind.REFUSED, reason=str(why))
         for delivery, _ in waiting:
             yield delivery, self._outcome(delivery, left)
+
+    def _peer(self, name: str, job: Job) -> Peer:
+        """Return the peer of that name; for "sender", the peer that sent the study, by now perhaps configured."""
+        if name == SENDER:
+            name = _address(SENDER, job.calling_ae, self.settings.peers).peer
+        if name == SENDER:
+            raise NotFound(_UNKNOWN_SENDER.format(job.calling_ae))
+        return self.settings.peer_named(name)
 
     def _answers(
         self, transport: Transport, batch: Sequence[tuple[Delivery, Result]], study_uid: str
@@ -111,7 +124,9 @@ class Deliverer:
             return Outcome(state=DeliveryState.ACKED, status=answer.status, reason=answer.reason)
         if answer.kind is AnswerKind.REFUSED or too_old:
             return Outcome(state=DeliveryState.PARKED, status=answer.status, reason=answer.reason)
-        state = DeliveryState.UNKNOWN if answer.kind is AnswerKind.UNKNOWN else DeliveryState.RETRY_WAIT
+        # A peer that was away when it should have been asked is still to be asked.
+        unsure = answer.kind is AnswerKind.UNKNOWN or delivery.state is DeliveryState.UNKNOWN
+        state = DeliveryState.UNKNOWN if unsure else DeliveryState.RETRY_WAIT
         wait = back_off(delivery.tries + 1, self.settings.retry_base, self.settings.retry_cap)
         return Outcome(state=state, status=answer.status, reason=answer.reason, wait=wait)
 
@@ -124,6 +139,8 @@ class Deliverer:
         """Close the job when every peer has everything; else say on it what it waits for."""
         with self.database.transaction() as session:
             job = jobs.get(session, job_id)
+            if job.state is JobState.CANCELLED:  # while something of it was being sent
+                results.cancel_open(session, job.id, at=self.now())
             if job.state not in (JobState.RESULT_READY, JobState.DELIVERING):
                 return
             deliveries = results.deliveries_of(session, job_id)
@@ -142,7 +159,7 @@ def _waits_for(deliveries: Sequence[Delivery]) -> str:
 
 def back_off(tries: int, base: timedelta, cap: timedelta) -> timedelta:
     """Return a random wait between half and all of base * 2^(tries-1), at most *cap*."""
-    ceiling = min(cap, base * 2 ** min(tries - 1, 20))
+    ceiling = min(cap, base * (1 << min(tries - 1, 20)))
     return ceiling * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
 
 
@@ -161,8 +178,7 @@ def _address(destination: str, calling_ae: str, peers: Sequence[Peer]) -> jobs.A
     for peer in peers:
         if peer.ae_title == calling_ae:
             return jobs.Address(peer=peer.name)
-    reason = f"the study came from {calling_ae}, which is no [[peer]] of the configuration: add it, then retry the job"
-    return jobs.Address(peer=SENDER, reason=reason)
+    return jobs.Address(peer=SENDER, reason=_UNKNOWN_SENDER.format(calling_ae))
 
 
 def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str:

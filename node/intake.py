@@ -19,7 +19,6 @@ from node.store import Store, sha256_hex
 log = logging.getLogger(__name__)
 
 
-
 class Mismatch(UnreadableInstance):
     """The data set is another instance than the one that the peer announced."""
 

@@ -52,12 +52,13 @@ def _settle(session: Session, uid: str, rules: Sequence[Rule], *, quiet: timedel
     revision = study.revision + 1
     choices, wanted = choose(studies.series_of(session, uid), rules, study.description)
     studies.add_choices(session, uid, revision, choices)
-    jobs.supersede_unfinished(session, uid, revision, at=now)
-    job_ids, repeated = [], []
+    job_ids: list[str] = []
+    valid: list[str] = []
     for rule, series in wanted:
-        job_id = _plan(session, study, revision, rule, series, now=now)
-        (job_ids if job_id else repeated).append(job_id or rule.model)
-    reason = _sentence(len(job_ids), repeated, quiet)
+        job_id, new = _plan(session, study, revision, rule, series, now=now)
+        (job_ids if new else valid).append(job_id)
+    jobs.supersede_unfinished(session, uid, revision, at=now, keep=valid)
+    reason = _sentence(len(job_ids), len(valid), quiet)
     if not studies.mark_settled(session, study, reason=reason):
         raise RuntimeError(f"study {uid} changed under its lock")  # the transaction is rolled back
     events.record(session, "settled", who="sweep", at=now, detail=f"revision {revision}: {reason}", study_uid=uid)
@@ -88,21 +89,23 @@ def choose(
     return choices, list(wanted.values())
 
 
-def _plan(session: Session, study: StudyRow, revision: int, rule: Rule, series: Series, *, now: datetime) -> str:
-    """Insert the job and return its id, or "" where a job did, or is doing, exactly this work."""
+def _plan(
+    session: Session, study: StudyRow, revision: int, rule: Rule, series: Series, *, now: datetime
+) -> tuple[str, bool]:
+    """Return the id of the job that does this work, and whether it is new: one that did, or is doing, it stands."""
     instances = studies.instances_of(session, study.uid, series.uid)
     digest = digest_of((instance.sop_uid, instance.content_sha) for instance in instances)
     model_digest = catalogue.digest(rule.model)
     if (same := jobs.same_work(session, study.uid, rule.model, model_digest, digest)) is not None:
         detail = f"revision {revision} has the same images for {rule.model}; its result stands"
         events.record(session, "still valid", who="sweep", at=now, detail=detail, job_id=same.id)
-        return ""
+        return same.id, False
     new = jobs.NewJob(
         study_uid=study.uid, series_uid=series.uid, model=rule.model, model_digest=model_digest, revision=revision,
         rule=rule.name, priority=rule.priority, input_digest=digest, calling_ae=series.calling_ae,
         destinations=rule.destinations, instance_ids=tuple(instance.id for instance in instances),
     )  # fmt: skip
-    return jobs.add(session, new, at=now)
+    return jobs.add(session, new, at=now), True
 
 
 def digest_of(instances: Iterable[tuple[str, str]]) -> str:
@@ -110,7 +113,7 @@ def digest_of(instances: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(sorted(f"{uid} {sha}\n" for uid, sha in instances)).encode()).hexdigest()
 
 
-def _sentence(planned: int, repeated: Sequence[str], quiet: timedelta) -> str:
+def _sentence(planned: int, repeated: int, quiet: timedelta) -> str:
     why = f"no instance for {quiet.total_seconds():g} s"
     if planned:
         return f"{why}; {planned} job{'s' if planned > 1 else ''} planned"

@@ -20,12 +20,13 @@ def is_dead(owner: str) -> bool:
     """Return whether *owner* ran on this machine and runs no more; False where that cannot be known."""
     try:
         _, place = owner.split("@", 1)
-        host, boot, pid, started = place.rsplit(":", 3)
+        host, boot, number, started = place.rsplit(":", 3)
+        pid = int(number)
     except ValueError:
         return False
     if host != socket.gethostname():
         return False
-    return boot != _boot_id() or _started(int(pid)) != started
+    return boot != _boot_id() or _started(pid) != started
 
 
 def _boot_id() -> str:

@@ -13,12 +13,14 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from node.domain.peer import SENDER, Peer
 from node.domain.rule import Rule
 from node.errors import NotFound, SettingsError
 
 FILE_NAME = "pacs-node.toml"
+_PREFIX = "PACS_NODE_"
 _SOCKET_LIMIT = 100  # a unix socket path holds 107 bytes; leave room
 
 
@@ -47,6 +49,7 @@ def _name(value: str) -> str:
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Name = Annotated[str, AfterValidator(_name)]
+Duration = Annotated[timedelta, Field(gt=timedelta(0))]
 _ORIENTATIONS = frozenset({"axial", "coronal", "sagittal", "oblique"})
 
 
@@ -120,7 +123,7 @@ DEFAULT_RULES = (
 class Settings(BaseSettings):
     """Everything an operator may set, read once at start-up. Nothing else reads the environment."""
 
-    model_config = SettingsConfigDict(env_prefix="PACS_NODE_", frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="forbid")
 
     home: Path  # the node's own folder: configuration, store, results, database, sockets
     ae_title: AeTitle = "PACSAINODE"  # what peers call this node
@@ -133,8 +136,8 @@ class Settings(BaseSettings):
     network_timeout: float = Field(default=60.0, gt=0)  # seconds of silence after which an association is aborted
     max_instance_bytes: int = Field(default=2 << 30, ge=1 << 20)  # larger instances are refused with 0xA700
     min_free_bytes: int = Field(default=1 << 30, ge=0)  # below this the node refuses instances with 0xA700
-    quiet_period: timedelta = timedelta(seconds=60)  # silence after which a study is complete
-    sweep_interval: timedelta = timedelta(seconds=2)
+    quiet_period: Duration = timedelta(seconds=60)  # silence after which a study is complete
+    sweep_interval: Duration = timedelta(seconds=2)
     database_url: SecretStr = SecretStr("")  # empty: SQLite in the home folder
     broker_url: SecretStr = SecretStr("")  # empty: a private Redis that `pacs-node up` starts
     node_id: str = ""  # goes into result UIDs; empty: made once and kept in the home folder
@@ -144,13 +147,13 @@ class Settings(BaseSettings):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")  # where models run
     gpu_workers: int = Field(default=1, ge=0, le=16)  # workers that run models
     io_workers: int = Field(default=1, ge=0, le=16)  # workers that deliver
-    job_time_limit: timedelta = timedelta(minutes=20)  # the model is stopped after this
+    job_time_limit: Duration = timedelta(minutes=20)  # the model is stopped after this
     max_attempts: int = Field(default=3, ge=1, le=20)
-    lease: timedelta = timedelta(seconds=60)
-    heartbeat: timedelta = timedelta(seconds=5)
-    retry_base: timedelta = timedelta(seconds=5)  # first wait after a failed attempt or delivery; doubles
-    retry_cap: timedelta = timedelta(minutes=15)
-    delivery_age_limit: timedelta = timedelta(days=7)  # then a delivery is parked for a person
+    lease: Duration = timedelta(seconds=60)
+    heartbeat: Duration = timedelta(seconds=5)
+    retry_base: Duration = timedelta(seconds=5)  # first wait after a failed attempt or delivery; doubles
+    retry_cap: Duration = timedelta(minutes=15)
+    delivery_age_limit: Duration = timedelta(days=7)  # then a delivery is parked for a person
     drain_time: timedelta = timedelta(minutes=2)  # how long a stopping node waits for running work
     log_format: str = Field(default="text", pattern="^(text|json)$")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
@@ -239,9 +242,18 @@ def load_settings(home: Path | None = None) -> Settings:
     try:
         settings = Settings(**{**values, "home": folder})
     except ValidationError as why:
-        lines = [f"{file}: {_place(error)}: {error['msg']}" for error in why.errors()]
+        lines = [f"{_source(error, file)}: {_place(error)}: {error['msg']}" for error in why.errors()]
         raise SettingsError("\n".join(lines)) from why
+    except UnreadableEnvironment as why:
+        raise SettingsError(f"environment: {why} (lists and tables are written as JSON)") from why
     return settings.model_copy(update={"home": folder})  # PACS_NODE_HOME chose the folder, a given one wins
+
+
+def _source(error: Any, file: Path) -> str:
+    """Name where a value came from: the environment wins over the file."""
+    field = f"{_PREFIX}{error['loc'][0]}".upper() if error["loc"] else ""
+    given = {name.upper() for name in os.environ}
+    return f"environment {field}" if field in given else str(file)
 
 
 def _place(error: Any) -> str:

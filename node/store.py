@@ -18,6 +18,7 @@ from node.errors import StoreFull
 
 PART = ".part"
 _STALE_PART = 3600.0  # seconds; longer than any instance takes to arrive
+_REMEMBERED = 10_000  # folders; a forgotten one is synced once more
 
 
 def sha256_hex(data: bytes) -> str:
@@ -31,8 +32,10 @@ class Store:
     def __init__(self, root: Path, *, min_free: int = 0) -> None:
         self.root = root
         self._min_free = min_free
+        self._synced: set[Path] = set()  # folders whose entries this process has synced
+        _make_synced(root)
         for room in ("instances", "results", "scratch"):
-            _make_synced(root / room)
+            self._room(root / room)
 
     def put_instance(self, data: bytes, content_sha: str, *, study_uid: str, sop_uid: str) -> str:
         """Keep *data* so that it survives a power cut; return its name. The same bytes give the same name."""
@@ -41,7 +44,7 @@ class Store:
         name = f"instances/{study[:2]}/{study}/{instance}-{content_sha[:16]}.dcm"
         try:
             self._check_room(len(data))
-            _put(self.root / name, data)
+            self._put(self.root / name, data)
         except OSError as why:
             raise StoreFull(f"the store could not keep an instance: {why.strerror or why}") from why
         return name
@@ -52,7 +55,7 @@ class Store:
         try:
             self._check_room(sum(len(data) for _, data in files))
             for name, data in files:
-                _put(self.root / folder / name, data)
+                self._put(self.root / folder / name, data)
         except OSError as why:
             raise StoreFull(f"the store could not freeze a result set: {why.strerror or why}") from why
         return [f"{folder}/{name}" for name, _ in files]
@@ -104,21 +107,31 @@ class Store:
         if self.free_bytes() - wanted < self._min_free:
             raise StoreFull("the disk of the store is nearly full: free some space, or lower min_free_bytes")
 
+    def _put(self, path: Path, data: bytes) -> None:
+        """Write *data* to *path* so that both survive a power cut; a file of that name is replaced whole."""
+        self._room(path.parent)
+        part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
+        try:
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
-def _put(path: Path, data: bytes) -> None:
-    """Write *data* to *path* so that both survive a power cut; a file of that name is replaced whole."""
-    _make_synced(path.parent)
-    part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    def _room(self, folder: Path) -> None:
+        """Make *folder* below the root. Its entry is synced even where it exists: who made it may not be so far yet."""
+        if folder == self.root or (folder in self._synced and folder.is_dir()):
+            return
+        self._room(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+        if len(self._synced) >= _REMEMBERED:
+            self._synced.clear()
+        self._synced.add(folder)
 
 
 def _make_synced(folder: Path) -> None:

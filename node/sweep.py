@@ -111,4 +111,3 @@ class Sweep:
 
 def _abandoned(owner: str, lease_until: datetime | None, now: datetime) -> bool:
     return lease_until is None or lease_until < now or is_dead(owner)
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -157,12 +157,17 @@ def long_pending(session: Session, *, before: datetime, limit: int = 20) -> list
     return list(session.scalars(select(JobRow.id).where(waiting).order_by(*order).limit(limit)))
 
 
-def supersede_unfinished(session: Session, study_uid: str, revision: int, *, at: datetime) -> int:
-    """End the jobs of older revisions whose results do not exist yet; return how many."""
+def supersede_unfinished(
+    session: Session, study_uid: str, revision: int, *, at: datetime, keep: Collection[str] = ()
+) -> int:
+    """End the jobs of older revisions whose results do not exist yet, but those to *keep*; return how many."""
     alive = [s for s in JobState if s not in ENDED and s not in (JobState.RESULT_READY, JobState.DELIVERING)]
     rows = session.scalars(
         update(JobRow)
-        .where(JobRow.study_uid == study_uid, JobRow.revision < revision, JobRow.state.in_(alive))
+        .where(
+            JobRow.study_uid == study_uid, JobRow.revision < revision, JobRow.state.in_(alive),
+            JobRow.id.not_in(list(keep)),
+        )
         .values(
             state=JobState.SUPERSEDED, epoch=JobRow.epoch + 1, owner="", lease_until=None, updated_at=at,
             reason=f"revision {revision} of the study took its place",
@@ -194,7 +199,7 @@ def cancel(session: Session, job_id: str, *, who: str, at: datetime) -> Job:
         session, job, JobState.CANCELLED, at=at, epoch=job.epoch + 1, owner="", lease_until=None,
         reason=f"cancelled by {who}", stage="",
     )  # fmt: skip
-    events.record(session, "cancelled", who=who, at=at, job_id=job_id)
+    events.record(session, "cancelled", who=who, at=at, job_id=job.id)
     return cancelled
 
 
@@ -202,8 +207,8 @@ def retry(session: Session, job_id: str, *, who: str, at: datetime) -> Job:
     """Run an ended job again on a person's word, with all its attempts."""
     job = get(session, job_id)
     retried = _move(session, job, JobState.PENDING, at=at, attempts=0, not_before=at, reason="", epoch=job.epoch + 1)
-    events.record(session, "retried", who=who, at=at, job_id=job_id)
-    events.announce(session, RUN_JOB, job_id, at=at)
+    events.record(session, "retried", who=who, at=at, job_id=job.id)
+    events.announce(session, RUN_JOB, job.id, at=at)
     return retried
 
 

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from node.db import events
-from node.db.tables import DeliveryRow, ResultRow
+from node.db.tables import DeliveryRow, JobRow, ResultRow
+from node.domain.job import JobState
 from node.domain.result import Delivery, DeliveryState, Result
 
 _S = DeliveryState
@@ -46,27 +47,36 @@ def deliveries_of(session: Session, job_id: str) -> list[Delivery]:
 
 
 def due_jobs(session: Session, *, now: datetime, limit: int = 50) -> list[str]:
-    """Return jobs with at least one delivery whose time has come."""
-    rows = session.scalars(
+    """Return jobs with a delivery whose time has come, and those that only wait to be called done."""
+    due = session.scalars(
         select(DeliveryRow.job_id).where(_due(now)).group_by(DeliveryRow.job_id)
         .order_by(func.min(DeliveryRow.next_at)).limit(limit)
     )  # fmt: skip
-    return list(rows)
+    unacknowledged = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state != _S.ACKED)
+    delivering = JobRow.state.in_((JobState.RESULT_READY, JobState.DELIVERING))
+    over = session.scalars(select(JobRow.id).where(delivering, ~unacknowledged).limit(limit))
+    return list(dict.fromkeys([*due, *over]))
 
 
 def claim(
     session: Session, job_id: str, *, worker: str, now: datetime, lease: timedelta
 ) -> list[tuple[Delivery, Result]]:
-    """Take the due deliveries of one job to one peer, in the order of sending; none where nothing is due.
+    """Take the due deliveries of one job to one peer, in the order of sending; none where nothing can be sent.
 
     A set goes to a peer as a whole and in order: while one of its deliveries is being sent, or waits, the later
     ones wait behind it. The deliveries keep the state that they had (e.g. UNKNOWN) in the returned value.
     """
-    peer = session.scalars(
-        select(DeliveryRow.peer).where(DeliveryRow.job_id == job_id, _due(now)).order_by(DeliveryRow.next_at).limit(1)
-    ).one_or_none()
-    if peer is None:
-        return []
+    due = select(DeliveryRow.peer).where(DeliveryRow.job_id == job_id, _due(now)).group_by(DeliveryRow.peer)
+    for peer in session.scalars(due.order_by(func.min(DeliveryRow.next_at))).all():
+        if taken := _claim_for(session, job_id, peer, worker=worker, now=now, lease=lease):
+            return taken
+    return []
+
+
+def _claim_for(
+    session: Session, job_id: str, peer: str, *, worker: str, now: datetime, lease: timedelta
+) -> list[tuple[Delivery, Result]]:
+    """Take the due deliveries to one peer; none where an earlier one of the set is still on its way."""
     rows = session.execute(
         select(DeliveryRow, ResultRow)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)

@@ -157,7 +157,9 @@ def _text(dataset: Dataset, keyword: str) -> bytes:
     """An attribute's value as bytes; absent and empty are the same, and so are two ways to decode the same bytes."""
     value = dataset.get(keyword)
     declared = dataset.get("SpecificCharacterSet") or "ISO_IR 100"  # what pydicom takes undeclared text for
-    return str("" if value is None else value).encode("latin-1" if declared == "ISO_IR 100" else "utf-8").rstrip()
+    return str("" if value is None else value).encode(
+        "latin-1" if declared == "ISO_IR 100" else "utf-8", "backslashreplace"
+    ).rstrip()
 
 
 def _check_references(role: ResultRole, dataset: Dataset, known: set[str]) -> None:

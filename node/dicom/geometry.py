@@ -20,7 +20,9 @@ _UNIT_TOLERANCE = 1e-3  # how far direction cosines may be from unit length and 
 _SPACING_TOLERANCE = 0.01  # share of the spacing by which a step may differ from the others
 _SPACING_FLOOR = 0.02  # mm; positions are written with few decimals
 _SHEAR_TOLERANCE = 0.01  # sine of the angle between step and normal: 0.6 degrees
-_SAME_PLACE = 1e-3  # mm
+_SAME_PLACE = 0.02  # mm
+_FEW_GAPS = 0.25  # share of steps that may be longer before we speak of irregular spacing, not of missing slices
+_LETTER = 0.26  # direction cosines below are not named: 15 degrees
 _NAMES = ("sagittal", "coronal", "axial")  # by the patient axis that the slice normal is nearest to: L, P, S
 
 
@@ -82,15 +84,45 @@ class Stack:
         affine[:3, 3] = self.positions[0]
         return affine
 
+    def to_image(self, number: int, point: Sequence[float]) -> tuple[float, float]:
+        """Return (column, row) of a patient position (L, P, S) seen along the normal on slice *number*.
+
+        These are the coordinates of an SCOORD: the first pixel reaches from 0 to 1, its centre is (0.5, 0.5)
+        (PS3.3 C.18.6.1.1).
+        """
+        between_rows, between_columns = self.pixel_spacing
+        offset = np.asarray(point, dtype=float) - self.positions[number]
+        column = offset @ np.array(self.orientation[:3]) / between_columns
+        row = offset @ np.array(self.orientation[3:]) / between_rows
+        return float(column) + 0.5, float(row) + 0.5
+
+    def to_patient(self, number: int, column: float, row: float) -> tuple[float, float, float]:
+        """Return the patient position (L, P, S) in mm of SCOORD coordinates on slice *number*."""
+        between_rows, between_columns = self.pixel_spacing
+        along_row = np.array(self.orientation[:3]) * between_columns * (column - 0.5)
+        along_column = np.array(self.orientation[3:]) * between_rows * (row - 0.5)
+        left, posterior, superior = self.positions[number] + along_row + along_column
+        return float(left), float(posterior), float(superior)
+
 
 def order_along_normal(orientation: Sequence[float], positions: Array) -> NDArray[np.intp]:
     """Return the order of slices along their normal; InstanceNumber and arrival say nothing reliable."""
     return np.argsort(positions @ slice_normal(orientation), kind="stable")
 
 
-def same_place(orientation: Sequence[float], first: Array, second: Array) -> bool:
+def same_plane(orientation: Sequence[float], first: Array, second: Array) -> bool:
     """Return whether two slices lie in the same plane."""
     return bool(abs((second - first) @ slice_normal(orientation)) < _SAME_PLACE)
+
+
+def same_place(first: Array, second: Array) -> bool:
+    """Return whether two slices of one orientation lie upon each other."""
+    return bool(np.linalg.norm(second - first) < _SAME_PLACE)
+
+
+def same_orientation(first: Sequence[float], second: Sequence[float]) -> bool:
+    """Return whether two images lie parallel and are turned alike, up to the last digits that devices write."""
+    return len(first) == len(second) == 6 and bool(np.allclose(first, second, rtol=0, atol=_UNIT_TOLERANCE))
 
 
 def make_stack(
@@ -117,11 +149,15 @@ def _check_steps(along: Array) -> None:
     where = f"between {along[first]:.2f} and {along[first + 1]:.2f} mm along the slice normal"
     missing = np.round(steps[off] / usual) - 1
     whole = np.abs(steps[off] / usual - (missing + 1)) < 0.05
-    if whole.all() and (missing >= 1).all():
+    if whole.all() and (missing >= 1).all() and off.mean() < _FEW_GAPS:
         count, gaps = int(missing.sum()), int(off.sum())
-        raise GeometryError(f"{count} slices are missing in {gaps} gap{'s' if gaps > 1 else ''}, the first {where}")
+        raise GeometryError(
+            f"{count} slice{'s are' if count > 1 else ' is'} missing in {gaps} gap{'s' if gaps > 1 else ''}, the first "
+            f"{where}: have the series sent again"
+        )
     raise GeometryError(
-        f"slices are irregularly spaced: usually {usual:.2f} mm, but {steps[first]:.2f} mm {where}"
+        f"slices are irregularly spaced: usually {usual:.2f} mm, but {steps[first]:.2f} mm {where}; have an evenly "
+        "spaced reconstruction sent"
     )
 
 
@@ -132,7 +168,7 @@ def _check_shear(positions: Array, normal: Array) -> None:
     if sine > _SHEAR_TOLERANCE:
         raise GeometryError(
             f"the gantry was tilted by {np.degrees(np.arcsin(min(1.0, sine))):.1f} degrees: the slices form a sheared "
-            "stack, not a rectangular volume"
+            "stack, not a rectangular volume; have a reconstruction without tilt sent"
         )
     along = np.outer(positions @ normal - positions[0] @ normal, normal)
     drift = np.linalg.norm(positions - positions[0] - along, axis=1)
@@ -195,3 +231,42 @@ def to_index(affine: Array, point: Sequence[float]) -> tuple[float, float, float
     """Return the index along the affine's own axes of a patient position (L, P, S) in mm."""
     first, second, third = (np.linalg.inv(affine) @ np.array([*point, 1.0]))[:3]
     return float(first), float(second), float(third)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """How a plane of a canonical volume is shown: the patient's right on the left of the image, or else the front."""
+
+    name: str
+    cut: int  # axis of (z, y, x) that the plane is perpendicular to
+    down: int  # axis that runs down the image, or up it where it runs towards the head
+    right: int  # axis that runs to the right in the image
+
+    def plane(self, array: NDArray[np.generic], index: int) -> NDArray[np.generic]:
+        """Return one plane (row, column) of *array* (z, y, x) as it is looked at, head or front at the top."""
+        plane: NDArray[np.generic] = np.take(array, index, axis=self.cut)
+        return plane[::-1] if self.down == 0 else plane
+
+    def point(self, shape: Sequence[int], index: Sequence[float]) -> tuple[float, float]:
+        """Return (row, column) on the plane of a voxel *index* (z, y, x) in a volume of *shape*."""
+        row = shape[0] - 1 - index[0] if self.down == 0 else index[self.down]
+        return row, index[self.right]
+
+    def letters(self, affine: Array) -> tuple[str, str, str, str]:
+        """Return what lies at the top, right, bottom and left of the plane, e.g. ("A", "L", "P", "R")."""
+        down = -affine[:3, self.down] if self.down == 0 else affine[:3, self.down]
+        right = affine[:3, self.right]
+        return letters(-down), letters(right), letters(down), letters(-right)
+
+
+AXIAL = View(name="axial", cut=0, down=1, right=2)
+CORONAL = View(name="coronal", cut=1, down=0, right=2)
+SAGITTAL = View(name="sagittal", cut=2, down=0, right=1)
+
+
+def letters(direction: Array) -> str:
+    """Name a *direction* (L, P, S) as viewers do, e.g. "R", or "LA" where it runs obliquely (PS3.3 C.7.6.1.1.1)."""
+    unit = direction / np.linalg.norm(direction)
+    names = [("RL"[int(unit[0] > 0)], "AP"[int(unit[1] > 0)], "FH"[int(unit[2] > 0)])[axis] for axis in range(3)]
+    leading = sorted(range(3), key=lambda axis: -abs(unit[axis]))
+    return "".join(names[axis] for axis in leading if abs(unit[axis]) > _LETTER)

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 import struct
+import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO
 
 from pydicom import Dataset, dcmread
+from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.datadict import tag_for_keyword
+from pydicom.dataelem import RawDataElement
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.filereader import read_dataset, read_preamble
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.tag import BaseTag
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
 from node.domain.study import InstanceFacts
 from node.errors import UnreadableInstance
@@ -25,16 +32,31 @@ _KEYWORDS = (
     "SeriesNumber", "InstanceNumber", "ImageType", "Rows", "Columns", "NumberOfFrames", "SliceThickness",
     "ImageOrientationPatient", "ImagePositionPatient", "Manufacturer",
 )  # fmt: skip
-_UID = re.compile(r"[0-9.]{1,64}")  # PS3.5 9.1, lenient on leading zeros, which real devices send
-_PIXEL_DATA = 0x7FE00010
+_TAGS = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in _KEYWORDS}
+_WANTED: list[BaseTag | int] = list(_TAGS.values())
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, lenient on leading zeros, which real devices send
+_PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double float and integer pixel data
 _INFLATED_AT_MOST = 1 << 20  # bytes of a deflated data set that are inflated: its header, never a bomb
+_LARGEST_INSTANCE = 1 << 30  # bytes of a deflated instance once inflated
+_LONGEST_UID = 64  # characters
 _LONGEST_TEXT = 256  # characters kept of a text value
-_PARSE_ERRORS = (
-    InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError,
-    IndexError, NotImplementedError, RecursionError, struct.error, zlib.error, OverflowError, LookupError,
-)  # fmt: skip  # all that pydicom has been seen to raise on damaged input
+_LARGEST_NUMBER = 2**31 - 1  # PS3.5 6.2, VR IS
+_DELIMITERS = {ord(c) for c in "\\\r\n\t\f"}  # where a character set falls back to its first (PS3.5 6.1.2.5.3)
+#: All that pydicom has been seen to raise on damaged input.
+PARSE_ERRORS = (
+    InvalidDicomError, BytesLengthException, EOFError, OSError, ValueError, TypeError, AttributeError, LookupError,
+    NotImplementedError, RecursionError, struct.error, zlib.error, OverflowError, MemoryError, AssertionError,
+)  # fmt: skip
 
-_T = TypeVar("_T")
+_filters = threading.RLock()  # `warnings` has one list of filters for all threads
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom from warning of values that break their VR: they are looked at where they are used."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def read_facts(source: bytes | Path) -> InstanceFacts:
@@ -43,39 +65,82 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
     Raises UnreadableInstance, saying what is missing or damaged; never anything else, whatever the bytes are.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a value that breaks its VR is read as absent below
+        with quiet():
             header, syntax = _read_header(source)
             return _facts(header, syntax)
-    except _PARSE_ERRORS as why:
+    except PARSE_ERRORS as why:
         raise UnreadableInstance(f"not a readable DICOM instance ({type(why).__name__})") from why
 
 
-def _read_header(source: bytes | Path) -> tuple[Dataset, str]:
-    stream: Any = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
-    with stream:
-        read_preamble(stream, force=False)
-        stream.seek(0)
-        syntax = str(_meta_of(stream).get("TransferSyntaxUID", ""))
-        if syntax == DeflatedExplicitVRLittleEndian:
-            return _inflated_header(stream), syntax
-        stream.seek(0)
-        return dcmread(stream, stop_before_pixels=True, specific_tags=list(_KEYWORDS)), syntax
+def read_instance(path: Path, *, pixels: bool) -> Dataset:
+    """Return a whole instance, with or without its pixel data; elements that cannot be read are left out.
+
+    Raises UnreadableInstance where the file is no DICOM instance.
+    """
+    try:
+        with quiet():
+            _check_inflated_size(path)
+            dataset = dcmread(path, stop_before_pixels=not pixels)
+            _drop_unreadable(dataset)
+            return dataset
+    except PARSE_ERRORS as why:
+        raise UnreadableInstance(f"{path.name} is not a readable DICOM instance ({type(why).__name__})") from why
 
 
-def _meta_of(stream: Any) -> Dataset:
-    """Return the file meta information and leave *stream* at the data set."""
+def _drop_unreadable(dataset: Dataset) -> None:
+    """Convert every value now, so that none fails or warns where it is used."""
+    for tag in list(dataset.keys()):
+        try:
+            _ = dataset[tag]
+        except PARSE_ERRORS:
+            del dataset[tag]
+
+
+def _check_inflated_size(path: Path) -> None:
+    """Refuse a deflated file that would fill the memory; pydicom inflates without a limit."""
+    with path.open("rb") as stream:
+        if _syntax_of(stream) != DeflatedExplicitVRLittleEndian:
+            return
+        inflater, data, size = zlib.decompressobj(-zlib.MAX_WBITS), stream.read(), 0
+        while data and not inflater.eof:
+            size += len(inflater.decompress(data, _INFLATED_AT_MOST))
+            data = inflater.unconsumed_tail
+            if size > _LARGEST_INSTANCE:
+                raise UnreadableInstance(f"{path.name} is larger than {_LARGEST_INSTANCE >> 20} MiB once inflated")
+
+
+def _syntax_of(stream: BinaryIO) -> str:
+    """Return the transfer syntax and leave *stream* at the beginning of the data set."""
     read_preamble(stream, force=False)
-    return read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != 2)
+    meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_behind_meta)
+    return _uid(meta, "TransferSyntaxUID")
 
 
-def _inflated_header(stream: Any) -> Dataset:
-    """Parse the first part of a deflated data set; *stream* stands at its beginning."""
-    inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(), _INFLATED_AT_MOST)
-    return read_dataset(
-        io.BytesIO(inflated), is_implicit_VR=False, is_little_endian=True,
-        stop_when=lambda tag, *_: tag >= _PIXEL_DATA,
-    )  # fmt: skip
+def _read_header(source: bytes | Path) -> tuple[Dataset, str]:
+    stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
+    with stream:
+        syntax = _syntax_of(stream)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            return _header(_inflated(stream), syntax), syntax
+        return _header(stream, syntax), syntax
+
+
+def _header(stream: BinaryIO, syntax: str) -> Dataset:
+    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+    return read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=_WANTED)
+
+
+def _behind_meta(tag: BaseTag, *_: Any) -> bool:
+    return tag.group != 2
+
+
+def _at_pixels(tag: BaseTag, *_: Any) -> bool:
+    return int(tag) in _PIXELS
+
+
+def _inflated(stream: BinaryIO) -> BinaryIO:
+    """Return the first part of a deflated data set, inflated; *stream* stands at its beginning."""
+    return io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_INFLATED_AT_MOST), _INFLATED_AT_MOST))
 
 
 def _facts(header: Dataset, syntax: str) -> InstanceFacts:
@@ -92,65 +157,74 @@ def _facts(header: Dataset, syntax: str) -> InstanceFacts:
         modality=_text(header, "Modality"),
         body_part=_text(header, "BodyPartExamined"),
         series_description=_text(header, "SeriesDescription"),
-        series_number=_number(header, "SeriesNumber", int),
-        instance_number=_number(header, "InstanceNumber", int),
-        image_type=tuple(_texts(header, "ImageType")),
-        rows=_number(header, "Rows", int) or 0,
-        columns=_number(header, "Columns", int) or 0,
-        frames=_number(header, "NumberOfFrames", int) or 1,
-        slice_thickness=_number(header, "SliceThickness", float),
+        series_number=_integer(header, "SeriesNumber"),
+        instance_number=_integer(header, "InstanceNumber"),
+        image_type=tuple(part.strip() for part in _text(header, "ImageType").split("\\") if part.strip()),
+        rows=_short(header, "Rows"),
+        columns=_short(header, "Columns"),
+        frames=max(1, _integer(header, "NumberOfFrames") or 1),
+        slice_thickness=next(iter(_numbers(header, "SliceThickness", 1)), None),
         orientation=_numbers(header, "ImageOrientationPatient", 6),
         position=_numbers(header, "ImagePositionPatient", 3),
         manufacturer=_text(header, "Manufacturer"),
     )
 
 
-def _value(header: Dataset, keyword: str) -> Any:
-    """Return a value, or None where it is absent or breaks its VR: one bad field must not refuse an image."""
-    try:
-        return header.get(keyword)
-    except _PARSE_ERRORS:
-        return None
+def _raw(header: Dataset, keyword: str) -> bytes:
+    """Return the bytes of a value as they stand in the file: quicker than pydicom's types, and never refused."""
+    tag = _TAGS.get(keyword) or tag_for_keyword(keyword)
+    element = header.get_item(tag) if tag is not None and tag in header else None
+    if isinstance(element, RawDataElement):
+        return element.value or b""
+    return str(element.value).encode() if element is not None and isinstance(element.value, str) else b""
 
 
 def _uid(header: Dataset, keyword: str) -> str:
-    uid = _text(header, keyword)
+    uid = _raw(header, keyword).decode("ascii", errors="replace").rstrip("\0 ")
     if not uid:
         raise UnreadableInstance(f"the instance has no {keyword}")
-    if not _UID.fullmatch(uid):
+    if len(uid) > _LONGEST_UID or not _UID.fullmatch(uid):
         raise UnreadableInstance(f"the {keyword} is no UID")
     return uid
 
 
-def _texts(header: Dataset, keyword: str) -> list[str]:
-    value = _value(header, keyword)
-    if value is None:
-        return []
-    values = [value] if isinstance(value, str) or not hasattr(value, "__iter__") else list(value)
-    return [_printable(str(one)) for one in values]
-
-
-def _printable(text: str) -> str:
-    """One line without control characters: what goes into tables and logs."""
-    return "".join(c for c in text[:_LONGEST_TEXT] if c.isprintable()).strip()
-
-
 def _text(header: Dataset, keyword: str) -> str:
-    values = _texts(header, keyword)
-    return values[0] if len(values) == 1 else "\\".join(values)
+    """Return one line without control characters: what goes into tables and logs."""
+    raw = _raw(header, keyword)[: 4 * _LONGEST_TEXT]
+    text = raw.decode("ascii") if raw.isascii() and b"\x1b" not in raw else _decoded(header, raw)
+    return "".join(c for c in text if c.isprintable())[:_LONGEST_TEXT].strip()
 
 
-def _number(header: Dataset, keyword: str, kind: Callable[[str], _T]) -> _T | None:
-    values = _texts(header, keyword)
+def _decoded(header: Dataset, raw: bytes) -> str:
+    names = _raw(header, "SpecificCharacterSet").decode("ascii", errors="replace").split("\\")
     try:
-        return kind(values[0]) if values else None
-    except ValueError:
-        return None
+        return str(decode_bytes(raw, convert_encodings([name.strip() for name in names]), _DELIMITERS))
+    except PARSE_ERRORS:
+        return raw.decode("latin-1")  # a damaged description must not refuse an image
 
 
-def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+def _integer(header: Dataset, keyword: str) -> int | None:
+    """Return the first number of a value of VR IS, or None where it is none."""
+    numbers = _numbers(header, keyword)
+    whole = bool(numbers) and numbers[0].is_integer() and abs(numbers[0]) <= _LARGEST_NUMBER
+    return int(numbers[0]) if whole else None
+
+
+def _short(header: Dataset, keyword: str) -> int:
+    """Return a value of VR US; 0 where it is none (devices write it as UL too)."""
+    tag = _TAGS[keyword]
+    element = header.get_item(tag) if tag in header else None
+    if not isinstance(element, RawDataElement) or len(element.value or b"") not in {2, 4}:
+        return 0
+    number = int.from_bytes(element.value or b"", "little" if element.is_little_endian else "big")
+    return number if number <= _LARGEST_NUMBER else 0
+
+
+def _numbers(header: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...]:
+    """Return the numbers of a value of VR DS or IS; none where one is damaged or there are not *count*."""
     try:
-        values = tuple(float(one) for one in _texts(header, keyword))
+        values = tuple(float(part) for part in _raw(header, keyword).strip(b"\0 ").split(b"\\"))
     except ValueError:
         return ()
-    return values if len(values) == count else ()
+    wrong = (count is not None and len(values) != count) or not all(map(math.isfinite, values))
+    return () if wrong else values

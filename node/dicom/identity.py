@@ -19,16 +19,17 @@ REQUIRED_IDENTITY = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName",
 )  # fmt: skip
-#: Patient, General Study, Patient Study and Clinical Trial modules (PS3.3 C.7.1 and C.7.2), copied where present.
+#: Patient, General Study, Patient Study and Clinical Trial modules (PS3.3 C.7.1 and C.7.2), copied where present as
+#: they stand, even where a value breaks a rule: a PACS takes any difference between instances for another patient.
 IDENTITY = (
-    "StudyInstanceUID", *REQUIRED_IDENTITY, "TimezoneOffsetFromUTC",
+    "StudyInstanceUID", *REQUIRED_IDENTITY, "TimezoneOffsetFromUTC", "StudyDescription", "PatientAge",
     "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID", "PatientBirthTime",
     "OtherPatientIDsSequence", "OtherPatientNames", "EthnicGroup", "PatientComments",
     "PatientSpeciesDescription", "PatientSpeciesCodeSequence", "PatientBreedDescription", "ResponsiblePerson",
     "PatientIdentityRemoved", "DeidentificationMethod", "DeidentificationMethodCodeSequence",
     "LongitudinalTemporalInformationModified",
-    "StudyDescription", "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord", "ProcedureCodeSequence",
-    "PatientAge", "PatientSize", "PatientWeight", "PatientSexNeutered", "AdmittingDiagnosesDescription",
+    "IssuerOfAccessionNumberSequence", "PhysiciansOfRecord", "ProcedureCodeSequence",
+    "PatientSize", "PatientWeight", "PatientSexNeutered", "AdmittingDiagnosesDescription",
     "AdditionalPatientHistory", "PregnancyStatus", "SmokingStatus", "Occupation", "AdmissionID", "ServiceEpisodeID",
     "ClinicalTrialSponsorName", "ClinicalTrialProtocolID", "ClinicalTrialProtocolName", "ClinicalTrialSiteID",
     "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",

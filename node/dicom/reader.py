@@ -5,34 +5,37 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.uid import UID
 
 from models.contract import Mask, Volume
 from node.dicom import geometry
 from node.dicom.geometry import Canonical, GeometryError, Stack
-from node.dicom.pixels import decode_frame
-from node.errors import InputInvalid
+from node.dicom.header import read_instance
+from node.dicom.pixels import check_decodable, decode_frame
+from node.errors import InputInvalid, UnreadableInstance
 
 _FEWEST = 3  # slices that make a volume
 _MAJORITY = 0.9  # share of a series that must agree before the rest is left out
 _AIR = -1024.0  # HU, what CT padding is read as
-_POSITION_ROUNDING = 6  # decimals of cosines that count as the same orientation
+_SPACINGS = (0.01, 50.0)  # mm, least and greatest distance between pixels
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class SourceSeries:
     """The images that make the volume, in the order of the slices on the source grid."""
 
-    headers: tuple[Dataset, ...]  # without pixel data
-    paths: tuple[Path, ...]
+    headers: tuple[Dataset, ...]  # one per slice, without pixel data
+    paths: tuple[Path, ...]  # one per slice
     stack: Stack
-    remarks: tuple[str, ...]  # what was left out, in sentences
+    remarks: tuple[str, ...]  # what was left out, for people
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -48,168 +51,283 @@ class LoadedSeries:
         return np.ascontiguousarray(self.turn.undo(mask)).astype(np.bool_)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Image:
+    """One image's header with the values that place it, read once."""
+
+    path: Path
+    header: Dataset = field(repr=False)
+    orientation: tuple[float, ...]
+    position: tuple[float, ...]
+    spacing: tuple[float, ...]
+
+    @property
+    def name(self) -> str:
+        """How a person finds it in the PACS."""
+        return _name(self.header)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(rows, columns)."""
+        return int(self.header.get("Rows") or 0), int(self.header.get("Columns") or 0)
+
+    @property
+    def is_localizer(self) -> bool:
+        """Whether ImageType (0008,0008) calls it one."""
+        return "LOCALIZER" in str(self.header.get("ImageType") or "").upper()
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What images of one stack share, the last digits aside."""
+        return self.size, *(round(cosine, 2) for cosine in self.orientation)
+
+    def is_like(self, other: _Image) -> bool:
+        """Whether both have the same size and orientation."""
+        return self.size == other.size and geometry.same_orientation(self.orientation, other.orientation)
+
+
 def read_headers(paths: Sequence[Path]) -> SourceSeries:
     """Return the images of a series in slice order, without decoding any pixel.
 
     Raises InputInvalid, saying what is wrong, where, and what a person can do.
     """
-    images = [(dcmread(path, stop_before_pixels=True), path) for path in paths]
-    _check_one_series([header for header, _ in images])
-    images, left_out = _leave_out_strangers(images)
-    ordered, doubled = _in_order(images)
-    headers = [header for header, _ in ordered]
-    remarks = [f"{left_out} image{'s' * (left_out > 1)} of another kind left out"] if left_out else []
-    if doubled:
-        remarks.append(f"{doubled} image{'s' * (doubled > 1)} sent twice counted once")
-    if any(header.get("LossyImageCompression") == "01" for header in headers):
+    images = [_image(path) for path in paths]
+    _check_one_series(images)
+    kept = _leave_out_strangers(images)
+    remarks = _left_out(len(images) - len(kept))
+    _check_one_volume(kept)
+    ordered = _without_doubles(_in_order(kept))
+    if len(ordered) < len(kept):
+        remarks.append(_counted(len(kept) - len(ordered), "image") + " sent twice counted once")
+    if any(image.header.get("LossyImageCompression") == "01" for image in ordered):
         remarks.append("the source images were compressed with loss")
     return SourceSeries(
-        headers=tuple(headers), paths=tuple(path for _, path in ordered), stack=_stack(headers), remarks=tuple(remarks)
-    )
+        headers=tuple(image.header for image in ordered), paths=tuple(image.path for image in ordered),
+        stack=_stack(ordered), remarks=tuple(remarks),
+    )  # fmt: skip
 
 
 def read_series(paths: Sequence[Path], progress: Callable[[float], None] | None = None) -> LoadedSeries:
     """Return the series as a volume: rescaled values (Hounsfield units for CT) in the models' orientation.
 
+    CT padding and all below it is read as air, -1024 HU.
     Raises InputInvalid as `read_headers` does, and where pixel data does not decode.
     """
     source = read_headers(paths)
-    voxels = np.empty(source.stack.shape, dtype=np.float32)  # (slice, row, column)
-    for number, path in enumerate(source.paths):
-        voxels[number] = _rescaled(dcmread(path), number)
-        if progress is not None:
-            progress((number + 1) / len(source.paths))
     affine = source.stack.affine
     turn = geometry.canonical(affine)
+    voxels = np.empty(source.stack.shape, dtype=np.float32)  # (slice, row, column)
+    for number, path in enumerate(source.paths):
+        voxels[number] = _rescaled(path)
+        if progress is not None:
+            progress((number + 1) / len(source.paths))
     volume = Volume(
         voxels=np.ascontiguousarray(turn.apply(voxels)).astype(np.float32, copy=False),
         affine=geometry.canonical_affine(affine, source.stack.shape, turn),
-        modality=str(source.headers[0].get("Modality", "")),
+        modality=str(source.headers[0].get("Modality") or ""),
     )
     return LoadedSeries(source=source, volume=volume, turn=turn)
 
 
-def _rescaled(dataset: Dataset, number: int) -> NDArray[np.float32]:
-    """Return the modality values (rows, columns) of one image: its own slope and intercept, padding as air."""
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def _left_out(number: int) -> list[str]:
+    words = "of another kind (localizer, or other size or orientation) left out"
+    return [f"{_counted(number, 'image')} {words}"] if number else []
+
+
+def _name(header: Dataset) -> str:
+    return f"image {header.get('InstanceNumber') or header.get('SOPInstanceUID') or '(without a number)'}"
+
+
+def _image(path: Path) -> _Image:
+    header = _read(path, pixels=False)
+    return _Image(
+        path=path, header=header, orientation=_numbers(header, "ImageOrientationPatient", 6),
+        position=_numbers(header, "ImagePositionPatient", 3), spacing=_numbers(header, "PixelSpacing", 2),
+    )  # fmt: skip
+
+
+def _read(path: Path, *, pixels: bool) -> Dataset:
+    try:
+        return read_instance(path, pixels=pixels)
+    except UnreadableInstance as why:
+        raise InputInvalid(str(why)) from why
+
+
+def _numbers(header: Dataset, keyword: str, count: int) -> tuple[float, ...]:
+    """Return *count* finite numbers, or none where the header has not that."""
+    try:
+        values = tuple(float(value) for value in header.get(keyword) or ())
+    except (TypeError, ValueError):
+        return ()
+    return values if len(values) == count and np.isfinite(values).all() else ()
+
+
+def _check_one_series(images: Sequence[_Image]) -> None:
+    if not images:
+        raise InputInvalid("there are no images")
+    if len({str(image.header.get("SeriesInstanceUID")) for image in images}) > 1:
+        raise InputInvalid("the images are of several series: choose one")
+
+
+def _leave_out_strangers(images: Sequence[_Image]) -> list[_Image]:
+    """Leave out localizers, and a few images unlike an overwhelming majority; refuse a mixture."""
+    kept = [image for image in images if not image.is_localizer]
+    if not kept:
+        raise InputInvalid("there are only localizer images")
+    usual = Counter(image.kind for image in kept).most_common(1)[0][0]
+    model = next(image for image in kept if image.kind == usual)
+    for image in kept:
+        if image.size == model.size:
+            _check_image(image)
+    alike = [image for image in kept if image.is_like(model)]
+    if len(alike) < _MAJORITY * len(kept):
+        raise InputInvalid(
+            f"the images differ in orientation or size (only {len(alike)} of {len(kept)} are alike): not one volume; "
+            "have each stack sent as a series of its own"
+        )
+    return alike
+
+
+def _check_image(image: _Image) -> None:
+    """Refuse what can be no slice of a volume."""
+    if image.size == (0, 0):
+        kind = UID(str(image.header.get("SOPClassUID") or "")).name
+        raise InputInvalid(f"{image.name} has no rows and columns: it is no image ({kind or 'unknown SOP class'})")
+    try:
+        check_decodable(image.header)
+    except InputInvalid as why:
+        raise InputInvalid(f"{image.name}: {why}") from why
+    if "SharedFunctionalGroupsSequence" in image.header:
+        raise InputInvalid(f"{image.name}: enhanced images are not supported yet: have the classic series sent")
+    if not image.orientation or not image.position or not image.spacing:
+        raise InputInvalid(
+            f"{image.name} does not say where it lies in the patient (position, orientation or pixel spacing is "
+            "missing): no volume can be made; have the original images sent"
+        )
+    if not all(_SPACINGS[0] < value < _SPACINGS[1] for value in image.spacing):
+        raise InputInvalid(f"{image.name}: a pixel spacing of {image.spacing} mm is impossible")
+    if image.header.get("Modality") == "CT" and int(image.header.BitsStored) <= 8:
+        raise InputInvalid(
+            f"{image.name}: a CT image of 8 bits cannot hold Hounsfield units: have the original images sent"
+        )
+
+
+def _check_one_volume(images: Sequence[_Image]) -> None:
+    """Refuse images that cannot be slices of one volume, though all have one size and orientation."""
+    if len({str(image.header.get("FrameOfReferenceUID") or "") for image in images}) > 1:
+        raise InputInvalid("the images are of several frames of reference: their positions cannot be compared")
+    if len({str(image.header.get("Modality") or "") for image in images}) > 1:
+        raise InputInvalid("the images are of several modalities")
+    for image in images:
+        if not np.allclose(image.spacing, images[0].spacing, rtol=1e-3, atol=0):
+            raise InputInvalid(f"the images differ in pixel spacing: {images[0].spacing} and {image.spacing} mm")
+
+
+def _in_order(images: Sequence[_Image]) -> list[_Image]:
+    """Sort along the slice normal; equals by SOP Instance UID, so that a rerun keeps the same one."""
+    by_uid = sorted(images, key=lambda image: str(image.header.get("SOPInstanceUID")))
+    positions = np.array([image.position for image in by_uid])  # (images, 3)
+    try:
+        order = geometry.order_along_normal(images[0].orientation, positions)
+    except GeometryError as why:
+        raise InputInvalid(str(why)) from why
+    return [by_uid[index] for index in order]
+
+
+def _without_doubles(images: Sequence[_Image]) -> list[_Image]:
+    """Of images that lie upon each other keep one, if all that is in them is the same."""
+    kept: list[_Image] = []
+    for image in images:
+        if kept and _in_one_plane(kept[-1], image):
+            _check_same(kept[-1], image, images)
+        else:
+            kept.append(image)
+    if len(kept) < _FEWEST:
+        raise InputInvalid(f"only {_counted(len(kept), 'slice')}: a volume needs at least {_FEWEST}")
+    return kept
+
+
+def _in_one_plane(first: _Image, second: _Image) -> bool:
+    return geometry.same_plane(first.orientation, np.array(first.position), np.array(second.position))
+
+
+def _check_same(first: _Image, second: _Image, images: Sequence[_Image]) -> None:
+    same = geometry.same_place(np.array(first.position), np.array(second.position))
+    if same and _content(first.path) == _content(second.path):
+        return
+    planes = 1 + sum(not _in_one_plane(a, b) for a, b in pairwise(images))
+    where = ", ".join(f"{value:.1f}" for value in first.position)
+    raise InputInvalid(
+        f"{len(images)} different images lie in only {planes} places, the first at ({where}) mm: "
+        "have time points, phases and reconstructions sent as series of their own"
+    )
+
+
+def _content(path: Path) -> tuple[object, ...]:
+    """What makes the values of an image; the stored pixel data is compared as bytes, without decoding."""
+    dataset = _read(path, pixels=True)
+    named = ("RescaleSlope", "RescaleIntercept", "PixelRepresentation", "BitsStored", "PixelPaddingValue")
+    pixels = hashlib.sha256(dataset.get("PixelData") or b"").digest()
+    return pixels, *(str(dataset.get(name)) for name in named)
+
+
+def _stack(images: Sequence[_Image]) -> Stack:
+    first = images[0]
+    rows, columns = first.size
+    try:
+        return geometry.make_stack(
+            first.orientation, np.array([image.position for image in images]), (first.spacing[0], first.spacing[1]),
+            rows, columns,
+        )  # fmt: skip
+    except GeometryError as why:
+        raise InputInvalid(str(why)) from why
+
+
+def _rescaled(path: Path) -> NDArray[np.float32]:
+    """Return the modality values (rows, columns) of one image by its own slope and intercept (PS3.3 C.11.1)."""
+    dataset = _read(path, pixels=True)
     try:
         stored = decode_frame(dataset)
     except InputInvalid as why:
-        raise InputInvalid(f"image {dataset.get('InstanceNumber') or number + 1}: {why}") from why
-    if dataset.get("Modality") == "CT" and int(dataset.BitsStored) <= 8:
-        raise InputInvalid("CT images of 8 bits cannot hold Hounsfield units: send the original, uncompressed ones")
-    slope, intercept = float(dataset.get("RescaleSlope") or 1), float(dataset.get("RescaleIntercept") or 0)
+        raise InputInvalid(f"{_name(dataset)}: {why}") from why
+    slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
+    if slope == 0 or not np.isfinite((slope, intercept)).all():
+        raise InputInvalid(f"{_name(dataset)}: a rescale slope of {slope:g} and intercept of {intercept:g} are impossible")
     values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    if not np.isfinite(values).all():
-        raise InputInvalid("rescaled values are not finite: the rescale slope or intercept is damaged")
     if dataset.get("Modality") == "CT":
-        if (padding := _padding(dataset)) is not None:
-            values[stored == padding] = _AIR
-        np.maximum(values, np.float32(_AIR), out=values)  # nothing is thinner than air; what says so is padding
+        values[_is_padding(stored, dataset)] = _AIR
+        np.maximum(values, np.float32(_AIR), out=values)  # nothing is thinner than air: it is undeclared padding
     return values
 
 
-def _padding(dataset: Dataset) -> int | None:
-    """Return PixelPaddingValue (0028,0120), whose VR in the file may disagree with the sign of the pixels."""
-    value = dataset.get("PixelPaddingValue")
+def _number(dataset: Dataset, keyword: str, absent: float) -> float:
+    value = dataset.get(keyword)
+    try:
+        return absent if value is None else float(value)
+    except (TypeError, ValueError):
+        return float("nan")
+
+
+def _is_padding(stored: NDArray[np.integer[Any]], dataset: Dataset) -> NDArray[np.bool_]:
+    """Return where *stored* is padding: PixelPaddingValue, up to its range limit (PS3.3 C.7.5.1.1.2)."""
+    value = _padding(dataset, "PixelPaddingValue")
+    if value is None:
+        return np.zeros(stored.shape, dtype=np.bool_)
+    limit = _padding(dataset, "PixelPaddingRangeLimit")
+    low, high = sorted((value, value if limit is None else limit))
+    return (stored >= low) & (stored <= high)
+
+
+def _padding(dataset: Dataset, keyword: str) -> int | None:
+    """Return a value whose VR in the file may disagree with the sign of the pixels."""
+    value = dataset.get(keyword)
     if not isinstance(value, int):
         return None
     bits = int(dataset.BitsAllocated)
     if dataset.get("PixelRepresentation") and value >= 1 << (bits - 1):
         return value - (1 << bits)
     return value
-
-
-def _check_one_series(headers: Sequence[Dataset]) -> None:
-    if len({str(header.get("SeriesInstanceUID")) for header in headers}) > 1:
-        raise InputInvalid("the images are of several series")
-    if any(int(header.get("NumberOfFrames") or 1) > 1 for header in headers):
-        raise InputInvalid("multi-frame images are not supported yet; send the classic single-frame series")
-    without = sum(not _has_geometry(header) for header in headers)
-    if without:
-        raise InputInvalid(
-            f"{without} of {len(headers)} images do not say where they lie (no image position or orientation): "
-            "no volume can be made"
-        )
-
-
-def _has_geometry(header: Dataset) -> bool:
-    return (
-        len(header.get("ImageOrientationPatient") or ()) == 6
-        and len(header.get("ImagePositionPatient") or ()) == 3
-        and len(header.get("PixelSpacing") or ()) == 2
-    )
-
-
-def _kind(header: Dataset) -> tuple[Any, ...]:
-    """What all slices of one volume share."""
-    return (
-        tuple(round(float(v), 3) for v in header.ImageOrientationPatient),
-        tuple(round(float(v), _POSITION_ROUNDING) for v in header.PixelSpacing),
-        int(header.get("Rows") or 0),
-        int(header.get("Columns") or 0),
-        str(header.get("FrameOfReferenceUID") or ""),
-    )
-
-
-def _leave_out_strangers(images: list[tuple[Dataset, Path]]) -> tuple[list[tuple[Dataset, Path]], int]:
-    """Leave out localizers, and a few images unlike an overwhelming majority; refuse a mixture."""
-    kept = [one for one in images if "LOCALIZER" not in (one[0].get("ImageType") or ())]
-    if not kept:
-        raise InputInvalid("there are only localizer images")
-    usual, count = Counter(_kind(header) for header, _ in kept).most_common(1)[0]
-    if count < _MAJORITY * len(kept):
-        raise InputInvalid("the images differ in orientation, size, pixel spacing or frame of reference: not one volume")
-    kept = [one for one in kept if _kind(one[0]) == usual]
-    if len(kept) < _FEWEST:
-        raise InputInvalid(f"{len(kept)} image{'s' * (len(kept) != 1)}: a volume needs at least {_FEWEST} slices")
-    return kept, len(images) - len(kept)
-
-
-def _in_order(images: list[tuple[Dataset, Path]]) -> tuple[list[tuple[Dataset, Path]], int]:
-    """Sort along the slice normal; of images that lie in the same plane keep one, if their pixels are the same."""
-    orientation = [float(v) for v in images[0][0].ImageOrientationPatient]
-    images = sorted(images, key=lambda one: str(one[0].SOPInstanceUID))  # so that a rerun keeps the same one
-    positions = np.array([[float(v) for v in header.ImagePositionPatient] for header, _ in images])
-    if not np.isfinite(positions).all():
-        raise InputInvalid("an image position is not a number")
-    try:
-        order = geometry.order_along_normal(orientation, positions)
-    except GeometryError as why:
-        raise InputInvalid(str(why)) from why
-    kept: list[int] = []
-    for index in order:
-        if kept and geometry.same_place(orientation, positions[kept[-1]], positions[index]):
-            _check_same_pixels(images[kept[-1]], images[index])
-        else:
-            kept.append(int(index))
-    if len(kept) < _FEWEST:
-        raise InputInvalid(f"{len(kept)} different slice positions: a volume needs at least {_FEWEST}")
-    return [images[index] for index in kept], len(images) - len(kept)
-
-
-def _check_same_pixels(first: tuple[Dataset, Path], second: tuple[Dataset, Path]) -> None:
-    if _pixel_hash(first[1]) != _pixel_hash(second[1]):
-        where = ", ".join(f"{float(v):.1f}" for v in first[0].ImagePositionPatient)
-        raise InputInvalid(
-            f"several different images lie at the same position ({where}): time points or reconstructions "
-            "must come as series of their own"
-        )
-
-
-def _pixel_hash(path: Path) -> bytes:
-    return hashlib.sha256(dcmread(path).get("PixelData", b"")).digest()
-
-
-def _stack(headers: Sequence[Dataset]) -> Stack:
-    first = headers[0]
-    positions = np.array([[float(v) for v in header.ImagePositionPatient] for header in headers])  # (slices, 3)
-    between_rows, between_columns = (float(v) for v in first.PixelSpacing)
-    if not (0.01 < between_rows < 50 and 0.01 < between_columns < 50):
-        raise InputInvalid(f"a pixel spacing of {between_rows:g} x {between_columns:g} mm is impossible")
-    try:
-        return geometry.make_stack(
-            [float(v) for v in first.ImageOrientationPatient], positions, (between_rows, between_columns),
-            int(first.Rows), int(first.Columns),
-        )  # fmt: skip
-    except GeometryError as why:
-        raise InputInvalid(str(why)) from why

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from pynetdicom.events import Event
 
@@ -20,7 +21,7 @@ def on_c_store(event: Event, intake: Intake, max_bytes: int) -> int:
     What we did not foresee is left to pynetdicom: it logs the traceback and answers 0xC211.
     """
     calling_ae = event.assoc.requestor.ae_title.strip()
-    request = event.request
+    request: Any = event.request
     try:
         data = event.encoded_dataset()
         if len(data) > max_bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Any
+from typing import Any, cast
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
@@ -18,11 +18,13 @@ log = logging.getLogger(__name__)
 
 _config.UNRESTRICTED_STORAGE_SERVICE = True  # private and future storage classes are stored too
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own lines repeat headers
+
+
 def make_ae(settings: Settings) -> AE:
     """Return the application entity as the settings describe it."""
     ae = AE(ae_title=settings.ae_title)
     for context in AllStoragePresentationContexts:
-        ae.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
+        ae.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
     ae.add_supported_context(Verification)
     ae.require_called_aet = True
     if not settings.accept_unknown_senders:
@@ -46,4 +48,4 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
     ]
     server = ae.start_server((settings.host, settings.port), block=False, evt_handlers=bound)
     log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
-    return server
+    return cast(ThreadedAssociationServer, server)  # pynetdicom returns none only where it blocks

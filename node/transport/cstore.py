@@ -25,6 +25,7 @@ _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 B.2.3: stored, with a r
 _ALREADY_THERE = 0x0111  # PS3.7 C.5: duplicate SOP instance
 _TRANSIENT = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
 _PENDING = frozenset({0xFF00, 0xFF01})
+_ENDED = "the association ended before this instance was sent"
 
 
 class CStoreTransport:
@@ -59,11 +60,9 @@ class CStoreTransport:
         model = StudyRootQueryRetrieveInformationModelFind
         try:
             with self._association([build_context(model)]) as association:
-                if not association.accepted_contexts:
-                    return None
                 return _found(association.send_c_find(query, model), file.sop_uid)
         except PeerRefused:
-            return None
+            return None  # it offers no such query
 
     def send(self, files: Sequence[OutgoingFile]) -> Iterator[Answer]:
         """Send the files in order over one association; yield the answer to each as it comes."""
@@ -73,11 +72,14 @@ class CStoreTransport:
 
     def _send_one(self, association: Any, file: OutgoingFile) -> Answer:
         if not association.is_established:
-            return Answer(kind=AnswerKind.LATER, reason="the association ended before this instance was sent")
+            return Answer(kind=AnswerKind.LATER, reason=_ENDED)
         accepted = {(c.abstract_syntax, syntax) for c in association.accepted_contexts for syntax in c.transfer_syntax}
         if (file.sop_class, file.transfer_syntax) not in accepted:
             return Answer(kind=AnswerKind.REFUSED, reason="the peer does not accept this SOP class in its syntax")
-        status = association.send_c_store(file.path)
+        try:
+            status = association.send_c_store(file.path)
+        except RuntimeError:  # pynetdicom's word for an association that ended since we looked
+            return Answer(kind=AnswerKind.LATER, reason=_ENDED)
         if "Status" not in status:
             return Answer(kind=AnswerKind.UNKNOWN, reason="the association ended before the peer answered")
         return read_status(int(status.Status))
@@ -107,6 +109,8 @@ def read_status(status: int) -> Answer:
 
 def _why_not(peer: Peer, association: Any) -> PeerAway | PeerRefused:
     where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    if association.rejected_contexts and not association.accepted_contexts:
+        return PeerRefused(f"{where} takes part in none of the services, or none of their syntaxes, that were proposed")
     if not association.is_rejected:
         return PeerAway(f"{where} does not answer: is it running, and is the port open?")
     primitive = association.acceptor.primitive
@@ -133,5 +137,3 @@ def _found(answers: Iterator[tuple[Dataset, Dataset | None]], sop_uid: str) -> b
         elif status.Status != 0:
             return None
     return found
-
-
