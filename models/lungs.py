@@ -26,6 +26,7 @@ _GAS = -940.0  # HU after smoothing: thinner than lung, but for emphysema
 _LUNG_MEDIAN = (-945.0, -520.0)  # HU: the median of any aerated lung lies between
 _SMALLEST_ML = 40.0  # a part of a lung worth calling one
 _AIRWAYS_ML = 120.0  # trachea and main bronchi hold less; more means that the growth broke into the lung
+_LARGEST_HOLE = 700.0  # mm2 in an axial slice: the widest vessel is about 30 mm across
 _SMALL_SHARE = 0.12  # a second lung smaller than this share of both is a part of the first
 
 
@@ -327,7 +328,7 @@ def _refine(
         return full
     box = _box_around(lung, 4)
     inner = lung[box]
-    core = _filled(closed(inner, 5.0, spacing[:3]))
+    core = _filled(closed(inner, 5.0, spacing), spacing[1] * spacing[2])
     tubes = ndimage.binary_dilation(airways[box])
     reach = ndimage.binary_dilation(inner, iterations=2)
     ends = zip(box, steps, voxels.shape, strict=True)
@@ -335,7 +336,7 @@ def _refine(
     shape = tuple(s.stop - s.start for s in fine)
     aerated = (voxels[fine] < _AERATED) & _grow(reach & ~tubes, steps, shape)
     solid = _grow(ndimage.binary_erosion(core, border_value=1) & ~tubes, steps, shape)
-    full[fine] = _largest(_filled(aerated | solid))
+    full[fine] = _largest(_filled(aerated | solid, spacing[1] * spacing[2] / (steps[1] * steps[2])))
     return full
 
 
@@ -344,11 +345,13 @@ def _box_around(mask: Mask, margin: int) -> tuple[slice, ...]:
     return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape, strict=True))
 
 
-def _filled(mask: Mask) -> Mask:
-    """Return *mask* with the holes of each axial slice filled."""
+def _filled(mask: Mask, pixel_mm2: float) -> Mask:
+    """Return *mask* with the small holes of each axial slice filled: vessels, but not the dome of the liver."""
     result = mask.copy()
     for z in range(mask.shape[0]):
-        result[z] = ndimage.binary_fill_holes(mask[z])
+        holes, sizes = _components(ndimage.binary_fill_holes(mask[z]) & ~mask[z])
+        small = np.flatnonzero(sizes * pixel_mm2 <= _LARGEST_HOLE)
+        result[z] |= np.isin(holes, small[small > 0])
     return result
 
 

@@ -242,7 +242,7 @@ def _explain(services: Services, folder: Path) -> None:
     settings = services.settings
     out.print(f"page  http://127.0.0.1:{settings.web_port} while the node runs (make demo KEEP=1)", highlight=False)
     out.print(
-        "your own scanner: pacs-node init --home NODE; name the scanner as a [[peer]] in NODE/pacs-node.toml; "
+        "your own scanner: pacs-node init --home NODE; name the scanner as a \\[[peer]] in NODE/pacs-node.toml; "
         "pacs-node up --home NODE; then add to the scanner: AE title PACSAINODE, this machine's address, port 11112",
         highlight=False,
     )

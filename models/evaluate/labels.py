@@ -52,5 +52,5 @@ def _read_nifti(file: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Return the values and the affine from their index to (L, P, S) in mm; NIfTI itself counts in (R, A, S)."""
     import nibabel  # a development dependency, as above
 
-    image: Any = nibabel.load(file)  # type: ignore[attr-defined]  # its annotations do not export it
+    image: Any = nibabel.load(file)
     return np.asarray(image.dataobj), _RAS_TO_LPS @ np.asarray(image.affine, dtype=np.float64)

@@ -43,7 +43,7 @@ def compare_marks(detections: Sequence[Detection], reference: Mask, volume: Volu
 def _object_at(detection: Detection, objects: np.ndarray[tuple[int, ...], np.dtype[np.int32]], volume: Volume) -> int:
     """Return the number of the object that a mark's centre lies in; 0 where it lies in none or outside the grid."""
     place = np.linalg.solve(volume.affine, np.array([*detection.centre_mm, 1.0]))[:3]
-    index = tuple(int(round(float(one))) for one in place)
+    index = tuple(round(float(one)) for one in place)
     if any(not 0 <= one < n for one, n in zip(index, objects.shape, strict=True)):
         return 0
     return int(objects[index])

@@ -11,7 +11,6 @@ import time
 
 import typer
 
-from node import web
 from node.bootstrap import build, prepare
 from node.cli.common import Home, Parent, app, out, settings_for
 from node.errors import SettingsError
@@ -105,6 +104,8 @@ def sweep(home: Home = None, parent: Parent = 0) -> None:
 @app.command(name="web")
 def run_web(home: Home = None, parent: Parent = 0) -> None:
     """Run the web page alone."""
+    from node import web  # its libraries would slow every other command down
+
     _role(parent)
     settings = settings_for(home, "web")
     services = build(settings, "web")

@@ -1,8 +1,8 @@
 """Stored values of one single-frame image, through permissively licensed codecs only.
 
 pydicom decodes what is native and RLE; the JPEG families go through imagecodecs (libjpeg-turbo, liblj92, CharLS,
-OpenJPEG, OpenJPH), since the usual plug-in for the classic one is under the GPL. A codestream is asked for its size
-before anything is allocated for it.
+OpenJPEG), since the usual plug-in for the classic one is under the GPL. A codestream is asked for its size before
+anything is allocated for it. A cut stream is refused, never filled up: OpenJPH, which would, is not used.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ _CODECS = {  # transfer syntax -> name of the decoder in imagecodecs
     JPEGLSNearLossless: "jpegls_decode",
     JPEG2000Lossless: "jpeg2k_decode",
     JPEG2000: "jpeg2k_decode",
-    HTJ2KLossless: "htj2k_decode",
-    HTJ2KLosslessRPCL: "htj2k_decode",
-    HTJ2K: "htj2k_decode",
+    HTJ2KLossless: "jpeg2k_decode",
+    HTJ2KLosslessRPCL: "jpeg2k_decode",
+    HTJ2K: "jpeg2k_decode",
 }
 #: Every transfer syntax that is decoded.
 DECODED = _NATIVE | {RLELossless} | set(_CODECS)
@@ -62,6 +62,7 @@ DECODED = _NATIVE | {RLELossless} | set(_CODECS)
 _LARGEST = 512 << 20  # bytes of one decoded image; more is none that a model takes
 _RLE_GAIN = 64  # bytes that PackBits makes of one at most (PS3.5 annex G): two bytes become 128
 _START_OF_FRAME = (frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}) | {0xF7}  # ISO 10918-1 table B.1, 14495-1 C.1
+_END_OF_IMAGE = b"\xff\xd9"  # ISO 10918-1 table B.1
 _CODESTREAM = b"\xff\x4f\xff\x51"  # SOC and SIZ, ISO 15444-1 A.4.1
 _DECODE_ERRORS = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, EOFError, LookupError, TypeError, struct.error,
@@ -139,6 +140,8 @@ def _decode_stream(dataset: Dataset, syntax: UID) -> NDArray[np.integer[Any]]:
     if frame.bits < dataset.BitsStored and (frame.bits <= 8 or _CODECS[syntax] == "jpeg_decode"):
         lost = f"holds {frame.bits} bits of the {dataset.BitsStored} that the header says"
         raise InputInvalid(f"the compressed image {lost}: values are lost, send the original")
+    if _CODECS[syntax] != "jpeg2k_decode" and _END_OF_IMAGE not in stream[-16:]:  # some devices pad
+        raise InputInvalid("the compressed image is cut: its end is missing")
     values = np.asarray(getattr(imagecodecs, _CODECS[syntax])(stream))
     return _signed(values, min(frame.bits, int(dataset.BitsStored)), signed=bool(dataset.get("PixelRepresentation")))
 

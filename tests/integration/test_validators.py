@@ -22,6 +22,7 @@ import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
 from pydicom.dataset import Dataset
+from pydicom.filewriter import dcmwrite
 
 from models.contract import Card, Detection, Findings, Segment
 from node.dicom.context import ResultContext
@@ -43,7 +44,7 @@ PIXELMED_LIMITS = [f"-Djdk.xml.xpath{what}=0" for what in ("TotalOpLimit", "Expr
 #: What a tool says about our results that is no fault of theirs: (tool, part of the line) and why.
 ALLOWED = {
     ("dciodvfy", "Retired Person Name form"): "the name is the source's, and is copied as it stands",
-    ("dciodvfy", "</DeidentificationMethod(0012,0063)[1]> - Value invalid"): "too long in one source; dcentvfy compares",
+    ("dciodvfy", "</DeidentificationMethod(0012,0063)[1]> - Value invalid"): "too long in one source",
     ("dciodvfy", "needed to build DICOMDIR"): "one source has no Patient ID and no Study ID; empty is legal",
     ("dciodvfy", "Unrecognized defined term = <SECTRA>"): "a private code of the source's procedure",
     ("dciodvfy", "Unrecognized defined term = <PARTIALBODY>"): "the body part as the source says it",
@@ -149,7 +150,7 @@ def made_up_nodule(sources: tuple[Dataset, ...]) -> Findings:
     return Findings(detections=(found,))
 
 
-SYNTHETIC = {
+SYNTHETIC: dict[str, Callable[[], tuple[Dataset, ...]]] = {
     "axial": ct_series,
     "oblique": lambda: ct_series(orientation=(0.96, 0.0, 0.28, 0.0, 1.0, 0.0)),
     "odd-width": lambda: ct_series(columns=23, rows=21),
@@ -186,7 +187,7 @@ def kept(sources: tuple[Dataset, ...], findings: Findings, card: Card, folder: P
     written = tuple(folder / f"source-{index:03d}.dcm" for index in range(len(sources)))
     for path, source in zip(written, sources, strict=True):
         buffer = BytesIO()
-        source.save_as(buffer, enforce_file_format=True)
+        dcmwrite(buffer, source, enforce_file_format=True)
         path.write_bytes(buffer.getvalue())
     return Case(
         context=context, findings=findings, sources=written, results=results, tilted="gantry-tilt" in folder.name
@@ -241,7 +242,7 @@ def test_tid1500reader_reads_all_groups(case: Case, tmp_path: Path) -> None:
 
 def test_segimage2itkimage_finds_every_voxel(case: Case, tmp_path: Path) -> None:
     """dcmqi, which no line of ours shares, finds as many voxels around the same middle in the patient."""
-    drawn = [*case.findings.segments, *case.findings.detections]
+    drawn: list[Segment | Detection] = [*case.findings.segments, *case.findings.detections]
     lines = said(
         tool("segimage2itkimage"), "--inputDICOM", case.of("seg"), "--outputDirectory", tmp_path, "-t", "nifti"
     )
@@ -249,7 +250,8 @@ def test_segimage2itkimage_finds_every_voxel(case: Case, tmp_path: Path) -> None
     for number, item in enumerate(drawn, start=1):
         image = nibabel.load(tmp_path / f"{number}.nii.gz")
         found = np.argwhere(np.asarray(image.dataobj) != 0)  # type: ignore[attr-defined]
-        middle = nibabel.affines.apply_affine(image.affine, found).mean(axis=0) * (-1, -1, 1)  # type: ignore[attr-defined]
+        affine = image.affine  # type: ignore[attr-defined]
+        middle = (affine @ np.append(found.mean(axis=0), 1.0))[:3] * (-1, -1, 1)  # RAS, as NIfTI has it, to LPS
         sources = case.context.sources
         wanted = np.mean([to_patient(sources[z], y, x) for z, y, x in np.argwhere(item.mask)], axis=0)
         assert len(found) == item.mask.sum()
@@ -265,7 +267,14 @@ def test_pixelmed_finds_no_error_in_the_report(case: Case) -> None:
     validator = "com.pixelmed.validate.DicomSRValidator"
     lines = said(tool("java"), *PIXELMED_LIMITS, "-cp", PIXELMED, validator, case.of("sr"))
     assert "Root Template Validation Complete" in lines
-    assert [line for line in lines if line.startswith("Error")] == []
+    wrong = [line for line in lines if line.startswith("Error")]
+    if len(case.findings.detections) == 1:
+        # A fault of the tool: of a report with one outline it holds *every* group against TID 1410, so that the
+        # volumetric group is blamed for having no outline. With two outlines it does not.
+        excused = [line for line in wrong if "within 1.9.2:" in line and "Missing conditional content item" in line]
+        assert len(excused) == 2 and all("Template 1410" in line for line in excused)
+        wrong = [line for line in wrong if line not in excused]
+    assert wrong == []
 
 
 @pytest.mark.parametrize("name", ["chrFren", "chrGerm", "chrGreek", "chrH31", "chrRuss", "chrX1"])

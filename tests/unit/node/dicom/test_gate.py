@@ -147,9 +147,8 @@ def test_left_and_right_cannot_be_swapped(any_sources: tuple[Dataset, ...]) -> N
 def test_a_centre_outside_its_mask_is_refused(any_sources: tuple[Dataset, ...], axis: int) -> None:
     """Ten millimetres along any axis of the patient is too far."""
     found = nodules(any_sources)
-    centre = list(found.detections[0].centre_mm)
-    centre[axis] += 10.0
-    moved = replace(found, detections=(replace(found.detections[0], centre_mm=tuple(centre)),))
+    left, posterior, superior = np.array(found.detections[0].centre_mm) + 10.0 * np.eye(3)[axis]
+    moved = replace(found, detections=(replace(found.detections[0], centre_mm=(left, posterior, superior)),))
     context = context_of(any_sources, NODULE_CARD)
     with pytest.raises(OutputInvalid, match="outside its mask"):
         check(encode(moved, context), context, moved)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -79,7 +81,7 @@ def test_axes_run_to_the_head_the_back_and_the_left(affine: Array) -> None:
     turned = geometry.canonical_affine(affine, (3, 4, 5), turn)[:3, :3]
     fit = sum(turned[row, column] / np.linalg.norm(turned[:, column]) for row, column in ((2, 0), (1, 1), (0, 2)))
     unit = np.abs(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
-    best = max(unit[2, a] + unit[1, b] + unit[0, c] for a in range(3) for b in range(3) for c in range(3) if len({a, b, c}) == 3)
+    best = max(unit[2, a] + unit[1, b] + unit[0, c] for a, b, c in permutations(range(3)))
     assert fit == pytest.approx(best)
 
 

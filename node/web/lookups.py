@@ -1,0 +1,54 @@
+"""What only the page asks of the tables: cheap answers for many rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from node.db import jobs, studies
+from node.db.tables import DeliveryRow, JobRow, SeriesRow, StudyRow
+from node.domain.job import JobState
+from node.domain.result import DeliveryState
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """How a study is named in a row: nothing here says who the patient is."""
+
+    uid: str
+    description: str
+    study_date: str
+    modalities: tuple[str, ...]
+
+
+def labels_of(session: Session, uids: Collection[str]) -> dict[str, Label]:
+    """Return the labels of these studies without counting their instances."""
+    rows = session.execute(
+        select(StudyRow.uid, StudyRow.description, StudyRow.study_date).where(StudyRow.uid.in_(uids))
+    ).all()
+    pairs = session.execute(
+        select(SeriesRow.study_uid, SeriesRow.modality).where(SeriesRow.study_uid.in_(uids)).distinct()
+    ).all()
+    return {
+        uid: Label(
+            uid=uid, description=description, study_date=date,
+            modalities=tuple(sorted(modality for study, modality in pairs if study == uid)),
+        )
+        for uid, description, date in rows
+    }  # fmt: skip
+
+
+def jobs_with_parked(session: Session) -> frozenset[str]:
+    """Return the unfinished jobs of which a delivery waits for a person."""
+    sending = JobRow.state.in_((JobState.RESULT_READY, JobState.DELIVERING))
+    parked = select(DeliveryRow.job_id).join(JobRow, JobRow.id == DeliveryRow.job_id)
+    return frozenset(session.scalars(parked.where(DeliveryRow.state == DeliveryState.PARKED, sending)))
+
+
+def change_mark(session: Session) -> str:
+    """Return a mark that differs whenever a job, a delivery or a study changed."""
+    newest = session.scalar(select(func.max(StudyRow.last_at)))
+    return f"{jobs.last_change(session)}|{newest}|{sorted(studies.count_by_state(session).items())}"

@@ -1,0 +1,27 @@
+"""The moves that a delivery can make."""
+
+from __future__ import annotations
+
+import pytest
+
+from node.domain.result import MOVES, DeliveryState, check_move
+from node.errors import IllegalMove
+
+
+def test_every_state_has_its_moves_written_down() -> None:
+    """A new state without a line in the table would stop a delivery for ever."""
+    assert set(MOVES) == set(DeliveryState)
+
+
+def test_a_delivery_that_nobody_knows_of_can_be_found_sent_again_or_parked() -> None:
+    """The answer of the peer decides."""
+    for state in (DeliveryState.ACKED, DeliveryState.SENDING, DeliveryState.RETRY_WAIT, DeliveryState.PARKED):
+        check_move(1, DeliveryState.UNKNOWN, state)
+
+
+@pytest.mark.parametrize("old", [DeliveryState.ACKED, DeliveryState.CANCELLED])
+def test_what_has_ended_stays_ended(old: DeliveryState) -> None:
+    """No move leads out; the refusal names both states."""
+    for new in DeliveryState:
+        with pytest.raises(IllegalMove, match=f"is {old} and cannot become {new}"):
+            check_move(1, old, new)
