@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -216,7 +217,7 @@ def _lung_check(truth: Phantom, mask: Mask, side: str, segments: list[ReadSegmen
 
 def _nodule_check(ball: Ball, nodules: list[ReadSegment], diameters: list[float]) -> Check:
     def away(segment: ReadSegment) -> float:
-        return sum((a - b) ** 2 for a, b in zip(segment.centre_mm, ball.centre_mm, strict=True)) ** 0.5
+        return math.dist(segment.centre_mm, ball.centre_mm)
 
     where = ", ".join(f"{v:.0f}" for v in ball.centre_mm)
     truth = f"{ball.diameter_mm:.1f} mm at ({where})"

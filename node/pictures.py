@@ -181,10 +181,10 @@ def _scale(canvas: Image.Image, mm: float) -> None:
     end, y = canvas.width - 2 * _MARGIN, canvas.height - 2 * _MARGIN
     begin = end - round(length / mm)
     draw = ImageDraw.Draw(canvas)
-    for colour, line in ((_EDGE, 5), (_INK, 3)):
-        draw.line((begin, y, end, y), fill=colour, width=line)
-        draw.line((begin, y - 6, begin, y + 6), fill=colour, width=line)
-        draw.line((end, y - 6, end, y + 6), fill=colour, width=line)
+    bars = ((begin, y - 1, end, y + 1), (begin - 1, y - 6, begin + 1, y + 6), (end - 1, y - 6, end + 1, y + 6))
+    for colour, edge in ((_EDGE, 1), (_INK, 0)):
+        for left, top, right, bottom in bars:
+            draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), fill=colour)
     _text(canvas, ((begin + end) // 2, y - 8), f"{length} mm", "md")
 
 

@@ -22,7 +22,7 @@ from node.dicom.reader import LoadedSeries, read_series
 from node.pictures import render_overlays
 
 from models import catalogue
-from models.contract import Findings, Model, NotApplicable
+from models.contract import Detection, Findings, Model, NotApplicable, Segment
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
 from workers import findings_io
 
@@ -103,7 +103,8 @@ def on_source_grid(findings: Findings, series: LoadedSeries) -> Findings:
 
 def _check(findings: Findings, series: LoadedSeries) -> None:
     shape = series.volume.voxels.shape
-    for one in (*findings.segments, *findings.detections):
+    drawn: tuple[Segment | Detection, ...] = (*findings.segments, *findings.detections)
+    for one in drawn:
         if one.mask.shape != shape or one.mask.dtype != bool:
             raise OutputInvalid(f"the model's mask {one.key!r} is not a boolean grid of shape {shape}")
         if not one.mask.any():

@@ -51,7 +51,7 @@ class NoduleModel:
         for blob in blobs(values, volume.spacing, _SIGMAS, _WEAKEST, self.device)[:_MOST_BLOBS]:
             if taken[blob.index]:
                 continue
-            region = region_of(blob, values, volume.spacing)
+            region = region_of(blob, values, volume.voxels[box], volume.spacing)
             if region is None or (rating := score(region, blob)) < _LEAST_SCORE:
                 continue
             if not (taken[region.box] & region.mask).any():

@@ -35,8 +35,12 @@ class Region:
     contrast: float  # HU over the lung
 
 
-def region_of(blob: Blob, values: Grid, spacing: tuple[float, ...]) -> Region | None:
-    """Return what *blob* fills, its vessels cut off; None where nothing of a nodule's size stays."""
+def region_of(blob: Blob, values: Grid, voxels: Grid, spacing: tuple[float, ...]) -> Region | None:
+    """Return what *blob* fills, its vessels cut off; None where nothing of a nodule's size stays.
+
+    The blob is looked for in *values*, which hold lung alone; how free it stands is judged by *voxels*, where
+    the tissue around the lung is still there: else each lump at its border would seem to stand free.
+    """
     radius = blob.sigma * np.sqrt(3.0)
     box = _box(blob.index, 2.2 * radius + 4.0, spacing, values.shape)
     local = values[box]
@@ -47,7 +51,7 @@ def region_of(blob: Blob, values: Grid, spacing: tuple[float, ...]) -> Region | 
     mask = _cut_free(solid & near, centre, radius, spacing)
     if mask is None:
         return None
-    return _measured(mask, box, local, core, spacing)
+    return _measured(mask, box, voxels[box], core, spacing)
 
 
 def _box(index: tuple[int, ...], reach: float, spacing: tuple[float, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:

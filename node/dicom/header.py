@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import re
 import struct
@@ -49,14 +50,23 @@ PARSE_ERRORS = (
 )  # fmt: skip
 
 _filters = threading.RLock()  # `warnings` has one list of filters for all threads
+_pydicom_log = logging.getLogger("pydicom")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep pydicom from warning of values that break their VR: they are looked at where they are used."""
+    """Keep pydicom from warning of values that break their VR: they are looked at where they are used.
+
+    It also logs each, with the value: a patient's name may be in it.
+    """
     with _filters, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        level = _pydicom_log.level
+        _pydicom_log.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            _pydicom_log.setLevel(level)
 
 
 def read_facts(source: bytes | Path) -> InstanceFacts:

@@ -97,6 +97,9 @@ def _copy_identity(source: Dataset, result: Dataset) -> None:
             result.add(deepcopy(source[keyword]))
         elif keyword in REQUIRED_IDENTITY:
             setattr(result, keyword, None)
+    stated = "DeidentificationMethod" in result or "DeidentificationMethodCodeSequence" in result
+    if result.get("PatientIdentityRemoved") == "YES" and not stated:
+        result.DeidentificationMethod = "Not stated by the source"  # type 1C (PS3.3 C.7.1.1): one of both must stand
     if source.get("SpecificCharacterSet"):
         result.add(deepcopy(source["SpecificCharacterSet"]))
     else:

@@ -122,6 +122,6 @@ def make_server(app: Starlette, *, host: str, port: int) -> uvicorn.Server:
     """Return a server that is not started yet; ``should_exit`` ends it."""
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, server_header=False,
-        timeout_graceful_shutdown=_GRACE, lifespan="on",
+        timeout_graceful_shutdown=_GRACE, lifespan="on", ws="none",
     )  # fmt: skip
     return _Server(config, app.state.live)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +50,11 @@ class JobLine:
     took: str  # from settling to the end, or to now
     parked: bool
     tokens: dict[str, str]  # by verb
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether something may still happen by itself."""
+        return self.job.state not in ENDED
 
     @property
     def retry_label(self) -> str:
@@ -120,9 +124,7 @@ class Pages:
     def _job_table(self, group: str) -> dict[str, Any]:
         with self.database.reading() as session:
             parked = lookups.jobs_with_parked(session)
-            found = jobs.list_jobs(session, states=sorted(JOB_GROUPS[group][1]), limit=_LIMIT)
-            if group == "person":
-                found = [job for job in found if job.state in _WRONG or job.id in parked]
+            found = _jobs_in(session, group, parked)
             by_state = jobs.count_by_state(session)
             conflicts = studies.count_by_state(session).get(StudyState.CONFLICT, 0)
             lines = self._lines(session, found, parked)
@@ -185,6 +187,14 @@ def _group(request: Request, groups: dict[str, Any]) -> str:
     if group not in groups:
         raise HTTPException(404, f"There is no group {group!r}; there are {', '.join(groups)}.")
     return group
+
+
+def _jobs_in(session: Session, group: str, parked: frozenset[str]) -> list[Job]:
+    if group != "person":
+        return jobs.list_jobs(session, states=sorted(JOB_GROUPS[group][1]), limit=_LIMIT)
+    sending = jobs.list_jobs(session, states=sorted(_SENDING), limit=10 * _LIMIT) if parked else []
+    waiting = [job for job in sending if job.id in parked][:_LIMIT]
+    return [*waiting, *jobs.list_jobs(session, states=sorted(_WRONG), limit=_LIMIT)]
 
 
 def _to_peers(deliveries: Sequence[Delivery], result_id: int) -> list[Delivery]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -164,12 +165,10 @@ def size(count: int) -> str:
     """Return a number of bytes for people."""
     if count < 1000:
         return f"{count} B"
-    value, unit = float(count), ""
-    for unit in ("kB", "MB", "GB"):
-        value /= 1000
-        if value < 1000:
-            break
-    return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+    units = ("kB", "MB", "GB", "TB")
+    power = min(len(units), int(math.log10(count)) // 3)
+    value = count / 1000**power
+    return f"{value:.0f} {units[power - 1]}" if value >= 100 else f"{value:.1f} {units[power - 1]}"
 
 
 def span(time: timedelta) -> str:

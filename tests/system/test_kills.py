@@ -10,7 +10,7 @@ from pynetdicom import AE
 
 from node.domain.job import JobState
 from node.testing import ScriptedPacs, thorax_study
-from tests.system.conftest import RunningNode, StartNode, wait_for
+from tests.system.conftest import RunningNode, StartNode, listens, wait_for
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -100,6 +100,8 @@ def test_a_killed_redis_costs_time_but_no_job(study: list[Path], start_node: Sta
 
 
 def _echoes(node: RunningNode, calling_ae: str) -> bool:
+    if not listens(node.port):
+        return False
     ae = AE(ae_title=calling_ae)
     ae.add_requested_context("1.2.840.10008.1.1")
     association = ae.associate("127.0.0.1", node.port, ae_title=node.ae_title)

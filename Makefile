@@ -1,0 +1,38 @@
+# Names commands, holds no logic: that is in deploy/setup.sh and in the commands themselves.
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-system check run bench constraints
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+demo: ## set up all that is needed and show the whole way of a study (KEEP=1: leave it running)
+	@PYTHON=$(PYTHON) deploy/setup.sh worker
+	$(BIN)/pacs-node demo --out demo-out $(if $(KEEP),--keep-running)
+
+test: ## set up all that is needed and run every test but the long ones
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	$(MAKE) --no-print-directory check
+	$(BIN)/pytest -m "not system"
+
+test-system: ## whole nodes, real peers, kill -9
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	$(BIN)/pytest -m system
+
+check: ## ruff, mypy --strict, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+run: ## run a node in ./pacs-node-home
+	@PYTHON=$(PYTHON) deploy/setup.sh worker
+	$(BIN)/pacs-node up
+
+bench: ## list the benchmarks; each is a command of its own
+	@grep -E '^bench-[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+constraints: ## pin what is installed in .venv
+	@{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu//'; } > constraints.new && mv constraints.new constraints.txt

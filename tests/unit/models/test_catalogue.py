@@ -1,0 +1,129 @@
+"""The catalogue: cards without torch, digests of the code, models by name."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import models
+from models import catalogue
+from models.contract import Card
+
+NAMES = ("ct-lung", "ct-lung-nodule")
+ROOT = Path(models.__file__).resolve().parent.parent
+
+#: Prints the digest of a model of a copy of `models`; the catalogue remembers, so each question is a process.
+ASK = "from models import catalogue; import sys; print(catalogue.digest(sys.argv[1]))"
+
+
+def ask(root: Path, name: str) -> str:
+    """Return the digest that a fresh process finds below *root*."""
+    done = subprocess.run(
+        [sys.executable, "-c", ASK, name], cwd=root, env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+def test_every_model_is_listed_once_in_order() -> None:
+    """Two models ship."""
+    assert catalogue.card_names() == NAMES
+    assert [card.name for card in catalogue.cards()] == list(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_says_what_people_and_encoders_need(name: str) -> None:
+    """Title, limits, a research qualification, and for each segment codes and a colour of its own."""
+    card = catalogue.card(name)
+    assert card.title and card.purpose and card.limits
+    assert (card.modality, card.qualification) == ("CT", "RESEARCH")
+    assert len({kind.colour for kind in (*card.segments, *card.sites)}) == len(card.segments) + len(card.sites)
+    for kind in (*card.segments, *card.sites):
+        assert kind.category.scheme == kind.type.scheme == "SCT"
+        assert all(0 <= channel <= 255 for channel in kind.colour)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_card_gives_figures_measured_on_named_data(name: str) -> None:
+    """A claim without its data is none."""
+    figures = catalogue.card(name).figures
+    assert figures
+    assert all(data and measure and value >= 0 for data, measure, value in figures)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_left_and_right_are_coded_as_left_and_right(name: str) -> None:
+    """SNOMED CT's 7771000 is Left and 24028007 is Right: exchanged, they would exchange the patient's lungs."""
+    card = catalogue.card(name)
+    for key, code in (("left-lung", "7771000"), ("right-lung", "24028007")):
+        laterality = card.kind_of(key).laterality
+        assert laterality is not None
+        assert laterality.value == code
+
+
+def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
+    """For the card, the digest and the model itself."""
+    for question in (catalogue.card, catalogue.digest, lambda name: catalogue.load(name, "cpu")):
+        with pytest.raises(KeyError, match="ct-spleen"):
+            question("ct-spleen")
+
+
+def test_a_card_with_a_gap_is_refused_by_file_and_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The author of a new model reads what to mend."""
+    folder = tmp_path / "ct_gap"
+    folder.mkdir()
+    text = (ROOT / "models" / "ct_lung" / "card.toml").read_text(encoding="utf-8")
+    (folder / "card.toml").write_text(text.replace("version =", "edition ="), encoding="utf-8")
+    monkeypatch.setattr(catalogue, "_HERE", tmp_path)
+    catalogue.card_names.cache_clear()
+    try:
+        with pytest.raises(catalogue.CardError, match=r"ct_gap.card\.toml.*version"):
+            catalogue.card("ct-gap")
+    finally:
+        catalogue.card_names.cache_clear()
+
+
+def test_cards_are_read_without_torch_and_scipy() -> None:
+    """The node's own processes have neither installed."""
+    code = (
+        "import sys; from models import catalogue; catalogue.cards(); [catalogue.digest(n) for n in catalogue."
+        "card_names()]; print(sorted({'torch', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_digest_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
+    """Times and caches change nothing; one changed byte of code, card or shared module changes it."""
+    shutil.copytree(ROOT / "models", tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    before = {name: ask(tmp_path, name) for name in NAMES}
+    assert before == {name: catalogue.digest(name) for name in NAMES}
+    for file in (tmp_path / "models").rglob("*.py"):
+        os.utime(file, (1, 1))
+    cache = tmp_path / "models" / "ct_lung" / "__pycache__"
+    cache.mkdir(exist_ok=True)
+    (cache / "model.cpython-311.pyc").write_bytes(b"old")
+    assert {name: ask(tmp_path, name) for name in NAMES} == before
+    with (tmp_path / "models" / "ct_lung" / "model.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert ask(tmp_path, "ct-lung") != before["ct-lung"]
+    assert ask(tmp_path, "ct-lung-nodule") == before["ct-lung-nodule"]
+    with (tmp_path / "models" / "lungs.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert ask(tmp_path, "ct-lung-nodule") != before["ct-lung-nodule"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_answers_only_with_keys_of_its_card(name: str, request: pytest.FixtureRequest) -> None:
+    """The encoders look every key up; one that is missing would fail after the work is done."""
+    findings = request.getfixturevalue("lungs" if name == "ct-lung" else "nodules")
+    card: Card = catalogue.card(name)
+    keys = [segment.key for segment in findings.segments] + [one.key for one in findings.detections]
+    sites = [one.site for one in findings.detections]
+    assert keys
+    assert all(card.kind_of(key) for key in (*keys, *sites))

@@ -1,0 +1,199 @@
+"""Jobs in the table: one claim wins, fences hold, nothing is forgotten. On both databases."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from datetime import timedelta
+
+import pytest
+
+from node.db import jobs, results
+from node.domain.job import ENDED, MOVES, Job, JobState, check_move
+from node.errors import IllegalMove, LeaseLost, NotFound
+from tests.unit.node.conftest import SEG_CLASS, World
+
+SEG = ("seg", SEG_CLASS, "2.25.500", b"frozen")
+
+
+def test_of_many_workers_that_hear_one_bell_one_gets_the_job(world: World) -> None:
+    """Six threads claim at the same moment, four jobs: each job is held once, nobody fails."""
+    wanted = {world.add_job() for _ in range(4)}
+    gate, claimed = threading.Barrier(6), list[Job | None]()
+
+    def hear(worker: str) -> None:
+        gate.wait()
+        claimed.append(world.claim(worker))
+
+    threads = [threading.Thread(target=hear, args=(f"gpu-{number}",)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    held = Counter(job.id for job in claimed if job is not None)
+    assert len(claimed) == 6
+    assert max(held.values()) == 1
+    assert set(held) <= wanted
+    while job := world.claim():  # SKIP LOCKED may have shown a worker nothing: its next bell brings the rest
+        held[job.id] += 1
+    assert held == Counter(wanted)
+
+
+def test_the_most_urgent_job_is_claimed_first_then_the_oldest(world: World) -> None:
+    """A STAT study overtakes a backlog."""
+    first = world.add_job()
+    world.clock.advance(1)
+    second = world.add_job()
+    world.clock.advance(1)
+    stat = world.add_job(priority=1)
+    order = [job.id for job in (world.claim(), world.claim(), world.claim()) if job is not None]
+    assert order == [stat, first, second]
+    assert world.claim() is None
+
+
+def test_a_job_waits_for_its_time(world: World) -> None:
+    """A failed attempt is followed by another only after its wait."""
+    world.add_job()
+    job = world.start()
+    give_back(world, job, wait=30)
+    assert world.claim() is None
+    wake(world, expected=0)
+    world.clock.advance(30)
+    wake(world, expected=1)
+    again = world.claim()
+    assert again is not None
+    assert (again.id, again.attempts, again.epoch) == (job.id, 2, 2)
+
+
+def give_back(world: World, job: Job, *, wait: float = 0.0, most: int = 3) -> Job:
+    """End a failed attempt."""
+    with world.database.transaction() as session:
+        return jobs.give_back(
+            session, job, reason="boom", at=world.clock(), wait=timedelta(seconds=wait), max_attempts=most
+        )
+
+
+def wake(world: World, *, expected: int) -> None:
+    """Wake what is due and compare how many."""
+    with world.database.transaction() as session:
+        assert jobs.wake_due(session, now=world.clock()) == expected
+
+
+def test_attempts_are_counted_and_the_last_one_fails_the_job(world: World) -> None:
+    """Three attempts, then a person: the reason says why and how often."""
+    world.add_job()
+    for attempt in (1, 2, 3):
+        job = world.start()
+        assert job.attempts == attempt
+        ended = give_back(world, job)
+        wake(world, expected=0 if attempt == 3 else 1)
+    assert ended.state is JobState.FAILED
+    assert ended.reason == "boom (attempt 3 of 3)"
+    assert [event.what for event in world.story(job_id=job.id)].count("claimed") == 3
+
+
+def test_a_worker_that_lost_its_lease_publishes_nothing(world: World) -> None:
+    """The job was freed and taken by another: the first worker's results, deliveries and events are void."""
+    world.add_job()
+    late = world.start("gpu-0")
+    give_back(world, late)  # as the sweep does
+    wake(world, expected=1)
+    world.start("gpu-1")
+    before = world.story(job_id=late.id)
+    with pytest.raises(LeaseLost, match="no longer held under epoch 1"):
+        world.publish(late, [SEG], ["pacs"])
+    assert world.deliveries(late.id) == []
+    assert world.story(job_id=late.id) == before
+    assert world.job(late.id).owner == "gpu-1"
+
+
+def test_every_fenced_act_of_a_cancelled_attempt_changes_nothing(world: World) -> None:
+    """After a person cancelled, the worker can neither end, give back, nor prolong."""
+    job_id = world.add_job()
+    job = world.start()
+    with world.database.transaction() as session:
+        jobs.cancel(session, job_id, who="admin", at=world.clock())
+    with pytest.raises(LeaseLost):
+        give_back(world, job)
+    with pytest.raises(LeaseLost), world.database.transaction() as session:
+        jobs.end(session, job, JobState.INPUT_INVALID, reason="late", at=world.clock())
+    assert not beat(world, job)
+    assert world.job(job_id).state is JobState.CANCELLED
+
+
+def beat(world: World, job: Job) -> bool:
+    """Prolong the lease by a minute."""
+    with world.database.transaction() as session:
+        return jobs.beat(
+            session, job, now=world.clock(), lease=timedelta(seconds=60), progress=0.5, stage="half way"
+        )
+
+
+def test_a_beat_prolongs_the_lease_and_shows_progress(world: World) -> None:
+    """The row says what a person wants to see, and until when the worker is believed."""
+    world.add_job()
+    job = world.start()
+    world.clock.advance(40)
+    assert beat(world, job)
+    now = world.job(job.id)
+    assert (now.progress, now.stage) == (0.5, "half way")
+    assert now.lease_until == world.clock() + timedelta(seconds=60)
+
+
+def test_publishing_records_results_deliveries_event_and_doorbell_together(world: World) -> None:
+    """One transaction: the set, one delivery for each result and peer, the bell."""
+    job_id = world.add_job()
+    world.publish(world.start(), [SEG, ("sr", "1.2", "2.25.501", b"words")], ["pacs", "archive"])
+    assert world.job(job_id).state is JobState.RESULT_READY
+    assert [(d.peer, d.state) for d in world.deliveries(job_id)] == [("archive", "queued")] * 2 + [("pacs", "queued")] * 2
+    assert world.story(job_id=job_id)[-1].detail == "2 results for pacs, archive"
+    assert world.bells()[-1] == (jobs.DELIVER, job_id)
+
+
+def test_a_cancelled_job_that_runs_again_writes_its_results_anew(world: World) -> None:
+    """The same instances under the same UIDs replace the rows of the first run."""
+    job_id = world.add_job()
+    world.publish(world.start(), [SEG], ["pacs"])
+    with world.database.transaction() as session:
+        jobs.cancel(session, job_id, who="admin", at=world.clock())
+        jobs.retry(session, job_id, who="admin", at=world.clock())
+    world.publish(world.start(), [SEG], ["pacs"])
+    with world.database.reading() as session:
+        assert [result.sop_uid for result in results.results_of(session, job_id)] == ["2.25.500"]
+    assert len(world.deliveries(job_id)) == 1
+
+
+def test_retry_and_cancel_by_the_beginning_of_an_id_are_in_the_jobs_own_story(world: World) -> None:
+    """A person types eight letters; event and doorbell carry the whole id."""
+    job_id = world.add_job()
+    with world.database.transaction() as session:
+        jobs.cancel(session, job_id[:8], who="admin", at=world.clock())
+        jobs.retry(session, job_id[:8], who="admin", at=world.clock())
+    assert [event.what for event in world.story(job_id=job_id)] == ["planned", "cancelled", "retried"]
+    assert {job for _, job in world.bells()} == {job_id}
+
+
+def test_an_unknown_or_ambiguous_id_is_no_job(world: World) -> None:
+    """Neither nothing nor two jobs are guessed at."""
+    with pytest.raises(NotFound, match="there is no job"):
+        world.job("nothing")
+    world.add_job()
+    world.add_job()
+    with pytest.raises(NotFound, match="more than one"):
+        world.job("")
+
+
+@pytest.mark.parametrize("old", list(JobState))
+@pytest.mark.parametrize("new", list(JobState))
+def test_only_the_listed_moves_are_legal(old: JobState, new: JobState) -> None:
+    """Every pair of states is either listed or refused by name."""
+    if new in MOVES[old]:
+        check_move("j", old, new)
+    else:
+        with pytest.raises(IllegalMove, match=f"{old} and cannot become {new}"):
+            check_move("j", old, new)
+
+
+def test_an_ended_job_leaves_its_state_only_on_a_persons_word() -> None:
+    """From every ended state there is at most one way: pending again."""
+    assert all(MOVES[state] <= {JobState.PENDING} for state in ENDED)

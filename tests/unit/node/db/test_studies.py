@@ -1,0 +1,100 @@
+"""What the table keeps of studies, series and instances."""
+
+from __future__ import annotations
+
+import threading
+
+from sqlalchemy import select
+
+from node.db import studies
+from node.db.session import Database
+from node.db.tables import InstanceRow
+from node.domain.study import StudyState
+from node.testing import FixedClock
+from tests.unit.node.conftest import World, an_instance
+
+
+def versions(database: Database) -> list[tuple[str, bool]]:
+    """Return (content, current) of every instance row, oldest first."""
+    with database.reading() as session:
+        rows = session.execute(select(InstanceRow.content_sha, InstanceRow.current).order_by(InstanceRow.id))
+        return [(content[:1], current) for content, current in rows]
+
+
+def keep(database: Database, clock: FixedClock, *, wakes: bool = True, **facts: str) -> bool:
+    """Record one instance in a transaction of its own; return whether it is new."""
+    with database.transaction() as session:
+        return studies.keep_instance(session, an_instance("2.25.1", clock, **facts), wakes=wakes)
+
+
+def test_the_same_bytes_again_are_one_row(database: Database) -> None:
+    """A resend is no news."""
+    clock = FixedClock()
+    assert keep(database, clock)
+    assert not keep(database, clock)
+    assert versions(database) == [("c", True)]
+
+
+def test_other_bytes_are_a_second_version_and_the_newest_is_current(database: Database) -> None:
+    """Nothing is overwritten; the study reads the newest."""
+    clock = FixedClock()
+    keep(database, clock, content="a" * 64)
+    keep(database, clock, content="b" * 64)
+    assert versions(database) == [("a", False), ("b", True)]
+    with database.reading() as session:
+        assert [one.content_sha[0] for one in studies.instances_of(session, "2.25.1", "2.25.1.1")] == ["b"]
+        assert studies.get_study(session, "2.25.1").instances == 1
+
+
+def test_another_patient_under_the_same_study_is_a_conflict(database: Database) -> None:
+    """The study stays in conflict, whatever comes after."""
+    clock = FixedClock()
+    for number, patient in enumerate(["P-1", "P-2", "P-1"]):
+        keep(database, clock, patient_id=patient, sop_uid=f"2.25.1.1.{number}")
+    with database.reading() as session:
+        study = studies.get_study(session, "2.25.1")
+    assert study.state is StudyState.CONFLICT
+    assert "different patients" in study.reason
+
+
+def test_an_instance_that_does_not_wake_leaves_the_quiet_time_alone(database: Database) -> None:
+    """Our own result coming back is kept, and the study's last instance stays the last."""
+    clock = FixedClock()
+    keep(database, clock)
+    clock.advance(30)
+    assert keep(database, clock, wakes=False, sop_uid="2.25.9", series_uid="2.25.1.9")
+    with database.reading() as session:
+        study = studies.get_study(session, "2.25.1")
+    assert (study.last_at, study.instances) == (study.first_at, 2)
+
+
+def test_settling_loses_to_an_instance_that_came_meanwhile(database: Database) -> None:
+    """What was read at one epoch is not marked settled at another."""
+    clock = FixedClock()
+    keep(database, clock)
+    with database.reading() as session:
+        seen = studies.lock_open(session, "2.25.1", clock())
+    keep(database, clock, content="b" * 64)
+    assert seen is not None
+    with database.transaction() as session:
+        assert not studies.mark_settled(session, seen, reason="quiet")
+
+
+def test_many_associations_may_bring_one_study_at_once(database: Database) -> None:
+    """Eight threads record ten instances each of one study: eighty rows, one study, no error."""
+    clock, failures = FixedClock(), list[BaseException]()
+
+    def bring(thread: int) -> None:
+        try:
+            for number in range(10):
+                keep(database, clock, sop_uid=f"2.25.1.1.{thread}.{number}")
+        except BaseException as why:  # noqa: BLE001  # shown by the assertion below
+            failures.append(why)
+
+    threads = [threading.Thread(target=bring, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert len(versions(database)) == 80

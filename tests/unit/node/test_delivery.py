@@ -1,0 +1,298 @@
+"""Delivery: frozen results to a PACS that answers, refuses, vanishes and forgets to answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.db import jobs
+from node.delivery import addresses, back_off, cancel_job, retry_job
+from node.domain.job import JobState
+from node.domain.peer import Peer
+from node.domain.result import MOVES, Delivery, DeliveryState, check_move
+from node.errors import IllegalMove
+from node.testing import ScriptedPacs, part10, synthetic_ct
+from tests.unit.node.conftest import World
+
+_S = DeliveryState
+SEG_UID, SR_UID = "2.25.9001.1.1", "2.25.9001.1.2"
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[ScriptedPacs]:
+    """A PACS that behaves until it is told otherwise."""
+    with ScriptedPacs(tmp_path / "pacs") as pacs:
+        yield pacs
+
+
+def publish_two(world: World, *names: str) -> str:
+    """Publish a set of two results (they are small images here) for the peers of those names; return the job's id."""
+    first, second = synthetic_ct(slices=2, uid_prefix="2.25.9001")
+    job_id = world.add_job(destinations=names)
+    files = [
+        ("seg", str(first.SOPClassUID), SEG_UID, part10(first)),
+        ("sr", str(second.SOPClassUID), SR_UID, part10(second)),
+    ]
+    world.publish(world.start(), files, names)
+    return job_id
+
+
+@dataclass
+class Set:
+    """One result set of two for one PACS."""
+
+    world: World
+    pacs: ScriptedPacs
+    job_id: str
+
+    def deliver(self, after: float = 0.0) -> int:
+        """Let *after* seconds go by, then send what is due; return how many were accepted."""
+        self.world.clock.advance(after)
+        return self.world.deliverer().deliver(self.job_id)
+
+    @property
+    def states(self) -> list[DeliveryState]:
+        """The states of the deliveries in the order of sending."""
+        return [delivery.state for delivery in self.world.deliveries(self.job_id)]
+
+    @property
+    def first(self) -> Delivery:
+        """The first delivery."""
+        return self.world.deliveries(self.job_id)[0]
+
+    @property
+    def job_state(self) -> JobState:
+        """Where the job stands."""
+        return self.world.job(self.job_id).state
+
+
+@pytest.fixture
+def made(world: World, pacs: ScriptedPacs) -> Set:
+    """One result set of two, published for one PACS."""
+    world.peers.append(pacs.peer("pacs"))
+    return Set(world, pacs, publish_two(world, "pacs"))
+
+
+def test_an_accepted_set_ends_the_job_and_the_seg_goes_before_the_sr(made: Set) -> None:
+    """What the report refers to is there first; the peer holds the very bytes that were frozen."""
+    assert made.deliver() == 2
+    assert made.states == [_S.ACKED, _S.ACKED]
+    assert made.pacs.order == [SEG_UID, SR_UID]
+    assert made.job_state is JobState.DONE
+    sent = (made.pacs.folder / f"{SEG_UID}.dcm").read_bytes()
+    frozen = next(made.world.store.root.glob("results/*/*/seg.dcm")).read_bytes()
+    assert sent[-300:] == frozen[-300:]
+    assert made.deliver() == 0
+    assert made.pacs.received == {SEG_UID: 1, SR_UID: 1}
+
+
+def test_a_full_pacs_is_tried_again_after_a_while(made: Set) -> None:
+    """A700: nothing is sent before the back-off is over; the SR waits behind the SEG."""
+    made.pacs.statuses = [0xA700]
+    assert made.deliver() == 0
+    assert made.states == [_S.RETRY_WAIT, _S.RETRY_WAIT]
+    assert (made.first.last_status, made.first.tries) == ("A700", 1)
+    assert timedelta(seconds=2.5) <= made.first.next_at - made.world.clock() <= timedelta(seconds=5)
+    assert made.job_state is JobState.DELIVERING
+    assert "A700" in made.world.job(made.job_id).reason
+    assert made.deliver(after=2) == 0
+    assert made.deliver(after=4) == 2
+    assert made.job_state is JobState.DONE
+    assert made.pacs.order == [SEG_UID, SR_UID]
+
+
+def test_a_refused_result_is_parked_with_all_behind_it_until_a_person_retries(made: Set) -> None:
+    """C000: the same bytes would be refused again, so nothing is sent by itself, ever."""
+    made.pacs.statuses = [0xC000]
+    made.deliver()
+    assert made.states == [_S.PARKED, _S.PARKED]
+    assert "C000" in made.first.reason
+    assert made.deliver(after=86_400) == 0
+    assert made.pacs.order == []
+    said = retry_job(made.world.database, made.job_id, who="admin", at=made.world.clock())
+    assert said == "2 deliveries are tried again"
+    assert made.deliver() == 2
+    assert made.job_state is JobState.DONE
+
+
+def test_a_pacs_that_is_down_gets_everything_when_it_is_back(made: Set) -> None:
+    """The model is not run again: the frozen set waits."""
+    made.pacs.stop()
+    assert made.deliver() == 0
+    assert made.states == [_S.RETRY_WAIT, _S.RETRY_WAIT]
+    assert "does not answer" in made.first.reason
+    made.pacs.start()
+    assert made.deliver(after=5) == 2
+    assert made.world.job(made.job_id).attempts == 1
+
+
+def test_a_pacs_that_rejects_the_association_is_parked_with_its_reason(made: Set) -> None:
+    """Calling AE title not recognised: a person must register the node there."""
+    made.pacs.stop()
+    made.pacs.refuses = True
+    made.pacs.start()
+    made.deliver()
+    assert made.states == [_S.PARKED, _S.PARKED]
+    assert "Calling AE title not recognised" in made.first.reason
+
+
+def test_an_answer_that_never_came_is_asked_for_and_not_sent_twice(made: Set) -> None:
+    """The PACS kept the SEG and the line was cut: C-FIND says yes, and only the SR is sent."""
+    made.pacs.aborts_after_store = 1
+    made.deliver()
+    assert made.states == [_S.UNKNOWN, _S.RETRY_WAIT]
+    assert made.deliver(after=5) == 2
+    assert made.pacs.received == {SEG_UID: 1, SR_UID: 1}
+    assert made.first.reason == "it was there already"
+
+
+def test_an_answer_that_never_came_is_sent_again_where_the_pacs_has_nothing(made: Set) -> None:
+    """The line was cut before the PACS kept the SEG: C-FIND says no."""
+    made.pacs.aborts_before_store = 1
+    made.deliver()
+    assert made.states[0] is _S.UNKNOWN
+    assert made.deliver(after=5) == 2
+    assert made.pacs.order == [SEG_UID, SR_UID]
+
+
+def test_a_pacs_without_queries_is_sent_the_unknown_once_more(made: Set) -> None:
+    """It cannot be asked; the same UID and bytes a second time do no harm, a missing SEG would."""
+    made.pacs.stop()
+    made.pacs.can_find = False
+    made.pacs.start()
+    made.pacs.aborts_after_store = 1
+    made.deliver()
+    assert made.deliver(after=5) == 2
+    assert made.pacs.received == {SEG_UID: 2, SR_UID: 1}
+
+
+def test_an_unknown_stays_unknown_while_the_pacs_cannot_be_asked(made: Set) -> None:
+    """Cut, then down, then back: the question is still put before anything is sent."""
+    made.pacs.aborts_after_store = 1
+    made.deliver()
+    made.pacs.stop()
+    made.deliver(after=5)
+    assert made.states[0] is _S.UNKNOWN
+    made.pacs.start()
+    assert made.deliver(after=10) == 2
+    assert made.pacs.received == {SEG_UID: 1, SR_UID: 1}
+
+
+def test_cancelling_stops_what_was_not_sent(made: Set) -> None:
+    """Nothing leaves after a person said stop."""
+    cancel_job(made.world.database, made.job_id, who="admin", at=made.world.clock())
+    assert made.deliver(after=5) == 0
+    assert made.pacs.order == []
+    assert made.states == [_S.CANCELLED, _S.CANCELLED]
+    assert made.job_state is JobState.CANCELLED
+
+
+def test_cancelling_while_something_is_sent_leaves_nothing_waiting(made: Set) -> None:
+    """The try that was on its way fails; no later round sends or rings for it."""
+    made.pacs.statuses = [0xA700]
+    deliverer = made.world.deliverer()
+    batch = deliverer._claim(made.job_id)
+    cancel_job(made.world.database, made.job_id, who="admin", at=made.world.clock())
+    for delivery, outcome in deliverer._send(batch):
+        deliverer._conclude(delivery, outcome)
+    made.deliver()
+    assert made.states == [_S.CANCELLED, _S.CANCELLED]
+
+
+def test_a_damaged_frozen_file_is_never_sent(made: Set) -> None:
+    """One flipped byte on disk: parked, with what a person can do."""
+    frozen = next(made.world.store.root.glob("results/*/*/seg.dcm"))
+    data = bytearray(frozen.read_bytes())
+    data[-1] ^= 1
+    frozen.write_bytes(data)
+    made.deliver()
+    assert made.states == [_S.PARKED, _S.PARKED]
+    assert made.first.reason == f"the frozen result {SEG_UID} is damaged on disk; run the job again"
+    assert made.pacs.order == []
+
+
+def test_a_delivery_that_is_too_old_is_parked(made: Set) -> None:
+    """After a week of trying a person must look."""
+    made.pacs.stop()
+    made.deliver(after=8 * 86_400)
+    assert made.states == [_S.PARKED, _S.PARKED]
+
+
+def test_two_workers_deliver_one_set_once(made: Set) -> None:
+    """The second finds the set taken, and leaves the first one's tries alone."""
+    first, second = made.world.deliverer("io-1"), made.world.deliverer("io-2")
+    batch = first._claim(made.job_id)
+    assert second.deliver(made.job_id) == 0
+    assert made.states == [_S.SENDING, _S.SENDING]
+    for delivery, outcome in first._send(batch):
+        assert not second._conclude(delivery, outcome)
+        assert first._conclude(delivery, outcome)
+    assert made.pacs.received == {SEG_UID: 1, SR_UID: 1}
+
+
+def test_one_absent_peer_delays_no_other(world: World, pacs: ScriptedPacs) -> None:
+    """Each peer has its own tries: the archive is parked, the PACS has everything at once."""
+    world.peers += [Peer(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=1), pacs.peer("pacs")]
+    job_id = publish_two(world, "archive", "pacs")
+    assert world.deliverer().deliver(job_id) == 2
+    assert pacs.order == [SEG_UID, SR_UID]
+    assert [(d.peer, d.state) for d in world.deliveries(job_id)] == [("archive", "retry_wait")] * 2 + [("pacs", "acked")] * 2
+    assert world.job(job_id).reason.startswith("delivery to archive retry_wait: archive (ARCHIVE at 127.0.0.1:1)")
+
+
+def test_a_sender_that_becomes_a_peer_gets_its_results_on_retry(world: World, pacs: ScriptedPacs) -> None:
+    """The reason says: add it, then retry. That works."""
+    job_id = world.add_job(destinations=("sender",), calling_ae=pacs.ae_title)
+    job = world.start()
+    (image,) = synthetic_ct(slices=1, uid_prefix="2.25.9001")
+    (address,) = addresses(job, world.peers)
+    assert (address.peer, "add it, then retry the job" in address.reason) == ("sender", True)
+    world.publish(job, [("seg", str(image.SOPClassUID), SEG_UID, part10(image))], ["sender"])
+    world.deliverer().deliver(job_id)
+    assert [delivery.state for delivery in world.deliveries(job_id)] == [_S.PARKED]
+    world.peers.append(pacs.peer("pacs"))
+    retry_job(world.database, job_id, who="admin", at=world.clock())
+    assert world.deliverer().deliver(job_id) == 1
+    assert world.job(job_id).state is JobState.DONE
+
+
+def test_a_retry_of_a_failed_job_runs_the_model_again(sqlite_world: World) -> None:
+    """Where there are no results yet there is nothing to send."""
+    job_id = sqlite_world.add_job()
+    job = sqlite_world.start()
+    with sqlite_world.database.transaction() as session:
+        jobs.end(session, job, JobState.FAILED, reason="boom", at=sqlite_world.clock())
+    assert retry_job(sqlite_world.database, job_id, who="admin", at=sqlite_world.clock()) == "the model runs again"
+    assert sqlite_world.job(job_id).state is JobState.PENDING
+
+
+def test_the_sender_and_its_name_are_one_destination(sqlite_world: World) -> None:
+    """A rule that names both sends one set."""
+    peer = Peer(name="pacs", ae_title="SCANNER", host="127.0.0.1", port=104)
+    sqlite_world.add_job(destinations=("sender", "pacs"))
+    assert [address.peer for address in addresses(sqlite_world.start(), [peer])] == ["pacs"]
+
+
+@given(tries=st.integers(1, 200), base=st.integers(1, 3600), cap=st.integers(1, 86_400))
+def test_waits_grow_to_the_cap_and_never_vanish(tries: int, base: int, cap: int) -> None:
+    """Between half and all of base doubled each time, at most the cap."""
+    wait = back_off(tries, timedelta(seconds=base), timedelta(seconds=cap)).total_seconds()
+    ceiling = min(cap, base * 2 ** min(tries - 1, 20))
+    assert ceiling * 0.4999 <= wait <= ceiling
+
+
+@pytest.mark.parametrize("old", list(_S))
+@pytest.mark.parametrize("new", list(_S))
+def test_only_the_listed_moves_are_legal(old: DeliveryState, new: DeliveryState) -> None:
+    """Every pair of states is either listed or refused by name."""
+    if new in MOVES[old]:
+        check_move(1, old, new)
+    else:
+        with pytest.raises(IllegalMove, match=f"{old} and cannot become {new}"):
+            check_move(1, old, new)

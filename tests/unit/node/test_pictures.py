@@ -1,0 +1,215 @@
+"""Overlay pictures: left is left, millimetres are millimetres, and the warning is always there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nrrd
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from models.contract import Card, Code, Detection, Findings, Segment, SegmentKind, Volume
+from node import pictures
+from node.dicom.reader import read_series
+from node.pictures import render_overlays
+
+LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")
+RED, BLUE, YELLOW = (255, 0, 0), (0, 0, 255), (255, 255, 0)
+SHAPE = (20, 40, 60)  # (z, y, x)
+
+
+def kind(key: str, colour: tuple[int, int, int]) -> SegmentKind:
+    """A kind of lung in a pure colour."""
+    return SegmentKind(key=key, label=key.replace("-", " ").capitalize(), category=LUNG, type=LUNG, colour=colour)
+
+
+LUNGS = (kind("right-lung", RED), kind("left-lung", BLUE))
+CARD = Card(
+    name="ct-lungs", title="Lungs", version="1.0.0", kind="segmentation", purpose="test", modality="CT",
+    segments=(*LUNGS, kind("nodule", YELLOW)), sites=LUNGS, limits=(), figures=(),
+)  # fmt: skip
+
+
+@pytest.fixture
+def volume() -> Volume:
+    """A patient lying along the axes: 5 x 3 x 2 mm."""
+    affine = np.array([[0, 0, 2.0, -60], [0, 3.0, 0, -60], [5.0, 0, 0, 100], [0, 0, 0, 1]])
+    voxels = np.full(SHAPE, -800, dtype=np.float32)
+    return Volume(voxels=voxels, affine=affine)
+
+
+def box(z: slice, y: slice, x: slice) -> NDArray[np.bool_]:
+    """A mask with one box filled."""
+    mask = np.zeros(SHAPE, dtype=np.bool_)
+    mask[z, y, x] = True
+    return mask
+
+
+def segment(key: str, mask: NDArray[np.bool_]) -> Segment:
+    """A segment of some volume."""
+    return Segment(key=key, mask=mask, volume_ml=12.0)
+
+
+def nodule(mask: NDArray[np.bool_], volume: Volume, diameter: float = 8.0) -> Detection:
+    """A detection at the middle of its mask."""
+    index = np.argwhere(mask).mean(axis=0)
+    centre = volume.to_patient((float(index[0]), float(index[1]), float(index[2])))
+    return Detection(
+        key="nodule", mask=mask, centre_mm=centre, diameter_mm=diameter, volume_ml=0.3, score=0.8, site="left-lung"
+    )
+
+
+@pytest.fixture
+def lungs(volume: Volume) -> Findings:
+    """The right lung low in front, the left one high at the back, both unmistakable."""
+    return Findings(
+        segments=(
+            segment("right-lung", box(slice(3, 9), slice(5, 20), slice(5, 25))),
+            segment("left-lung", box(slice(8, 17), slice(18, 35), slice(35, 55))),
+        )
+    )
+
+
+def drawn(path: Path, colour: tuple[int, int, int]) -> NDArray[np.intp]:
+    """Where (rows, columns) the picture, its caption aside, has exactly this colour."""
+    with Image.open(path) as image:
+        pixels = np.asarray(image.convert("RGB"))
+    return np.argwhere((pixels[: -3 * 30 - 10] == colour).all(axis=-1))
+
+
+def test_three_planes_are_written_wide_enough_to_read(volume: Volume, lungs: Findings, tmp_path: Path) -> None:
+    """Axial, coronal, sagittal, each at least 768 pixels wide, in the order of the list."""
+    made = render_overlays(volume, lungs, CARD, tmp_path)
+    assert [path.name for path in made] == ["axial.png", "coronal.png", "sagittal.png"]
+    for path in made:
+        with Image.open(path) as image:
+            assert image.width >= 768 and image.height >= 300
+
+
+def test_right_is_left_and_head_is_up(volume: Volume, tmp_path: Path) -> None:
+    """Radiological convention, with a mark at the patient's right, front and head."""
+    mark = Findings(segments=(segment("right-lung", box(slice(17, 19), slice(2, 6), slice(3, 9))),))
+    axial, coronal, sagittal = (drawn(path, RED) for path in render_overlays(volume, mark, CARD, tmp_path))
+    assert axial[:, 1].max() < 768 / 4  # patient's right: left in the image
+    assert coronal[:, 1].max() < 768 / 4
+    assert axial[:, 0].max() < axial[:, 0].min() + 200 and axial[:, 0].max() < 300  # front: top
+    assert coronal[:, 0].max() < 200  # head: top
+    assert sagittal[:, 0].max() < 200
+    assert sagittal[:, 1].max() < 768 / 4  # front: left in the image
+
+
+def test_outlines_keep_their_proportions_in_millimetres(volume: Volume, tmp_path: Path) -> None:
+    """A cube of 30 mm is drawn as a square in each plane, though voxels are 5 x 3 x 2 mm."""
+    cube = Findings(segments=(segment("left-lung", box(slice(7, 13), slice(15, 25), slice(20, 35))),))
+    for path in render_overlays(volume, cube, CARD, tmp_path):
+        height, width = np.ptp(drawn(path, BLUE), axis=0) + 1
+        assert height == pytest.approx(width, abs=3)
+        assert 100 < width < 300
+
+
+def test_outlines_are_lines_and_not_blobs(volume: Volume, lungs: Findings, tmp_path: Path) -> None:
+    """What lies inside stays visible."""
+    (axial, *_) = render_overlays(volume, lungs, CARD, tmp_path)
+    places = drawn(axial, BLUE)
+    height, width = np.ptp(places, axis=0) + 1
+    assert 2 * (height + width) < len(places) * 1.1 < 4.5 * (height + width)  # two pixels wide
+
+
+def test_the_same_findings_make_the_same_bytes(volume: Volume, lungs: Findings, tmp_path: Path) -> None:
+    """A rerun of the same work is the same picture."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (
+        [path.read_bytes() for path in render_overlays(volume, lungs, CARD, folder)] for folder in folders
+    )
+    assert first == second
+
+
+def test_each_of_the_first_five_detections_has_a_picture(volume: Volume, tmp_path: Path) -> None:
+    """Six found, five drawn, the outline in the middle of each crop."""
+    masks = [box(slice(5, 7), slice(18, 21), slice(20 + 3 * n, 22 + 3 * n)) for n in range(6)]
+    made = render_overlays(volume, Findings(detections=tuple(nodule(m, volume) for m in masks)), CARD, tmp_path)
+    assert [path.name for path in made[3:]] == [f"detection-{n}.png" for n in range(1, 6)]
+    assert len(drawn(made[3], YELLOW)) > 50
+
+
+def test_planes_go_through_the_largest_detection(
+    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caption says which slice is shown."""
+    words: list[str] = []
+    monkeypatch.setattr(pictures, "_text", lambda _image, _place, text, *_: words.append(text))
+    small = nodule(box(slice(3, 4), slice(5, 7), slice(5, 7)), volume, diameter=4)
+    large = nodule(box(slice(14, 15), slice(30, 33), slice(50, 53)), volume, diameter=9)
+    render_overlays(volume, Findings(detections=(small, large)), CARD, tmp_path)
+    assert "axial 15 / 20" in words
+    assert {"Nodule 1: 4.0 mm, left lung, score 0.80", "Nodule 2: 9.0 mm, left lung, score 0.80"} <= set(words)
+
+
+def test_every_picture_says_what_it_is(
+    volume: Volume, lungs: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model and version, the warning, letters, a scale, and what the colours mean."""
+    words: list[str] = []
+    monkeypatch.setattr(pictures, "_text", lambda _image, _place, text, *_: words.append(text))
+    made = render_overlays(volume, lungs, CARD, tmp_path)
+    assert words.count("AI result - not for clinical use") == words.count("ct-lungs 1.0.0") == len(made)
+    assert {"R", "L", "A", "P", "H", "F", "20 mm", "Right lung 12 mL", "Left lung 12 mL", "no nodule"} <= set(words)
+
+
+def test_an_oblique_volume_has_double_letters(
+    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody takes it for a true axial plane."""
+    words: list[str] = []
+    monkeypatch.setattr(pictures, "_text", lambda _image, _place, text, *_: words.append(text))
+    c, s = np.cos(np.radians(25)), np.sin(np.radians(25))
+    turned = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
+    render_overlays(replace(volume, affine=turned @ volume.affine), Findings(), CARD, tmp_path)
+    assert {"LP", "RA", "AL", "PR"} <= set(words)
+
+
+def test_nothing_found_is_drawn_too(volume: Volume, tmp_path: Path) -> None:
+    """The middle of the volume, without outlines."""
+    made = render_overlays(volume, Findings(), CARD, tmp_path)
+    assert len(made) == 3
+    assert not any(len(drawn(path, colour)) for path in made for colour in (RED, BLUE, YELLOW))
+
+
+@pytest.mark.parametrize("value", [0.0, 700.0])
+def test_an_even_volume_of_another_modality_is_drawn(volume: Volume, tmp_path: Path, value: float) -> None:
+    """No range of values to stretch."""
+    even = replace(volume, voxels=np.full(SHAPE, value, dtype=np.float32), modality="MR")
+    assert len(render_overlays(even, Findings(), CARD, tmp_path)) == 3
+
+
+@pytest.mark.parametrize("shape", [(3, 512, 512), (400, 30, 40), (3, 3, 3)])
+def test_odd_proportions_are_drawn_within_bounds(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """Three slices, a long thin limb, a few voxels: never a picture that no screen holds."""
+    odd = Volume(voxels=np.zeros(shape, dtype=np.float32), affine=np.diag([1.0, 1.0, 1.0, 1.0])[[2, 1, 0, 3]])
+    mask = np.zeros(shape, dtype=np.bool_)
+    mask[1, 1, 1] = True
+    found = Findings(detections=(nodule(mask, odd),))
+    for path in render_overlays(odd, found, CARD, tmp_path):
+        with Image.open(path) as image:
+            assert 768 <= image.width <= 1536 and 240 <= image.height <= 1800
+
+
+def test_a_human_left_lung_is_on_the_right_of_the_picture(data_dir: Path, tmp_path: Path) -> None:
+    """On a real chest the outlines follow the lungs: dark within, on the proper sides."""
+    case = data_dir / "ct-chest-lung1-001"
+    volume = read_series(sorted((case / "dicom").glob("*.dcm"))).volume
+    labels = nrrd.read(str(case / "label-lungs.nrrd"))[0].T
+    found = Findings(segments=(segment("left-lung", labels == 1), segment("right-lung", labels == 2)))
+    (axial, *_) = render_overlays(volume, found, CARD, tmp_path)
+    left, right = drawn(axial, BLUE), drawn(axial, RED)
+    assert left[:, 1].min() > right[:, 1].max()
+    with Image.open(axial) as image:
+        grey = np.asarray(image.convert("L"), dtype=float)
+    for places in (left, right):
+        row, column = places.mean(axis=0).astype(int)
+        assert grey[row - 20 : row + 20, column - 20 : column + 20].mean() < 120 < grey[320, 430]  # air within, the heart between

@@ -1,0 +1,141 @@
+"""Settings: every mistake is named with its place; the environment wins over the file."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from node.errors import NotFound, SettingsError
+from node.settings import FILE_NAME, Settings, load_settings
+
+PEER = '[[peer]]\nname = "pacs"\nae_title = "PACS"\n'
+RULE = '[[rule]]\nname = "lungs"\nmodel = "ct-lung"\n'
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No setting of the machine that runs the tests reaches them."""
+    for name in Settings.model_fields:
+        monkeypatch.delenv(f"PACS_NODE_{name.upper()}", raising=False)
+
+
+def load(home: Path, text: str = "") -> Settings:
+    """Return the settings of a home whose file says *text*."""
+    (home / FILE_NAME).write_text(text, encoding="utf-8")
+    return load_settings(home)
+
+
+MISTAKES = [
+    ("port = 0", "port: Input should be greater than or equal to 1"),
+    ('port = "dicom"', "port: Input should be a valid integer"),
+    ("prot = 104", "prot: Extra inputs are not permitted"),
+    ('ae_title = "A TITLE FAR TOO LONG"', "ae_title: Value error, not an AE title"),
+    ('ae_title = "BACK\\\\SLASH"', "ae_title: Value error, not an AE title"),
+    ('device = "tpu"', "device: String should match"),
+    ('uid_root = "1.2.x"', "uid_root: String should match"),
+    ("retry_base = 0", "retry_base: Input should be greater than 0"),
+    ("quiet_period = -5", "quiet_period: Input should be greater than 0"),
+    ("lease = 10", "lease must be at least three times heartbeat"),
+    (PEER + "port = 70000", "peer[1].port: Input should be less than or equal to 65535"),
+    (PEER + 'colour = "red"', "peer[1].colour: Extra inputs are not permitted"),
+    (PEER + PEER, "two peers are called 'pacs'"),
+    ('[[peer]]\nname = "a b"\nae_title = "X"', "peer[1].name: Value error, not a name"),
+    (RULE + RULE, "two rules are called 'lungs'"),
+    (RULE + 'series_description = "("', "rule[1].series_description: Value error, not a regular expression"),
+    (RULE + 'orientation = ["sideways"]', "rule[1]: Value error, orientation 'sideways' is none of axial"),
+    (RULE + 'destinations = ["archive"]', "rule 'lungs': there is no peer 'archive'"),
+    (RULE + 'calling_ae = ["OK", "NOT\\\\OK"]', "rule[1].calling_ae[2]: Value error, not an AE title"),
+    (RULE + "priority = 10", "rule[1].priority: Input should be less than or equal to 9"),
+    ("port =", "Invalid value"),
+]
+
+
+@pytest.mark.parametrize(("text", "said"), MISTAKES)
+def test_each_mistake_is_named_with_file_and_field(tmp_path: Path, text: str, said: str) -> None:
+    """An operator reads which file, which field, and what is wrong."""
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, text)
+    assert str(caught.value).startswith(f"{tmp_path / FILE_NAME}: ")
+    assert said in str(caught.value)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    """Three mistakes, three lines: nobody starts the node four times."""
+    with pytest.raises(SettingsError) as caught:
+        load(tmp_path, 'port = 0\nweb_port = 0\nlog_level = "LOUD"')
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_a_file_that_is_no_text_is_a_named_mistake(tmp_path: Path) -> None:
+    """Not a traceback."""
+    (tmp_path / FILE_NAME).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SettingsError, match=FILE_NAME):
+        load_settings(tmp_path)
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container changes one setting without another file."""
+    monkeypatch.setenv("PACS_NODE_PORT", "4242")
+    settings = load(tmp_path, 'port = 104\nae_title = "FROMFILE"')
+    assert (settings.port, settings.ae_title) == (4242, "FROMFILE")
+
+
+def test_peers_can_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lists are JSON there."""
+    monkeypatch.setenv("PACS_NODE_PEER", '[{"name": "pacs", "ae_title": "PACS", "host": "10.0.0.5"}]')
+    assert load(tmp_path).peer_named("pacs").host == "10.0.0.5"
+
+
+@pytest.mark.parametrize(("name", "value"), [("PACS_NODE_PORT", "ninety"), ("PACS_NODE_PEER", "not json")])
+def test_a_mistake_of_the_environment_is_named_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    """The file is innocent: the line names the environment and the field."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=r"^environment") as caught:
+        load(tmp_path)
+    assert name.removeprefix("PACS_NODE_").lower() in str(caught.value).lower()
+    assert FILE_NAME not in str(caught.value)
+
+
+def test_a_given_home_wins_and_secrets_stay_out_of_sight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`--home` is what a person just typed; a password in a URL is never printed with the settings."""
+    monkeypatch.setenv("PACS_NODE_HOME", "/elsewhere")
+    monkeypatch.setenv("PACS_NODE_DATABASE_URL", "postgresql+psycopg://node:hunter2@db/node")
+    settings = load(tmp_path)
+    assert settings.home == tmp_path
+    assert "hunter2" not in repr(settings)
+    assert settings.database.endswith("hunter2@db/node")
+
+
+def test_a_node_without_a_file_is_complete(tmp_path: Path) -> None:
+    """Nothing but a home: SQLite and a private Redis inside it, chest CT to both lung models."""
+    settings = load_settings(tmp_path)
+    assert settings.database == f"sqlite:///{tmp_path / 'node.db'}"
+    assert settings.broker == f"redis+socket://{tmp_path / 'run' / 'redis.sock'}"
+    assert [rule.model for rule in settings.rules] == ["ct-lung", "ct-lung-nodule"]
+    assert settings.quiet_period == timedelta(seconds=60)
+
+
+def test_a_deep_home_keeps_its_socket_path_short(tmp_path: Path) -> None:
+    """A unix socket's path ends after 107 bytes; the stand-in is the same each time, and another for another home."""
+    deep = tmp_path / ("x" * 120)
+    deep.mkdir()
+    socket = load_settings(deep).redis_socket
+    assert len(str(socket)) < 108
+    assert socket == load_settings(deep).redis_socket
+    assert socket != load_settings(tmp_path / ("y" * 120)).redis_socket
+
+
+def test_an_unknown_peer_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    """The person who mistyped sees what to type."""
+    with pytest.raises(NotFound, match="no peer 'pasc'; known: pacs"):
+        load(tmp_path, PEER).peer_named("pasc")
+
+
+def test_settings_cannot_be_changed_after_they_were_read(tmp_path: Path) -> None:
+    """Read once, validated whole."""
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings(tmp_path).port = 1
