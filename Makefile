@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system check run bench constraints
+.PHONY: help demo test test-system check run bench bench-walk constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,3 +36,6 @@ bench: ## list the benchmarks; each is a command of its own
 
 constraints: ## pin what is installed in .venv
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu//'; } > constraints.new && mv constraints.new constraints.txt
+
+bench-walk: ## seconds from the last image to the results in a real Orthanc, memory of each process
+	@$(BIN)/python -m tests.benchmarks.walk

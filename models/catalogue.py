@@ -14,10 +14,12 @@ from models.contract import Card, Code, Model, SegmentKind
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
 _SHARED = ("contract.py", "lungs.py")  # what the models' own folders build on
+_KINDS = ("segmentation", "detection")
+_QUALIFICATIONS = ("PRODUCT", "RESEARCH", "SERVICE")  # ContentQualification (0018,9004), PS3.3 C.8.13.2.1.1
 
 
 class CardError(ValueError):
-    """A card is incomplete; the message names its file and field."""
+    """A card is incomplete or wrong; the message names its file and field."""
 
 
 @cache
@@ -35,19 +37,35 @@ def cards() -> tuple[Card, ...]:
 def card(name: str) -> Card:
     """Return the card of the model of that name; KeyError where there is none."""
     file = _folder(name) / "card.toml"
-    values = tomllib.loads(file.read_text(encoding="utf-8"))
     try:
-        return Card(
-            name=values["name"], title=values["title"], version=values["version"], kind=values["kind"],
-            purpose=values["purpose"], modality=values["modality"],
-            segments=tuple(_kind(one) for one in values["segment"]),
-            sites=tuple(_kind(one) for one in values.get("site", [])),
-            limits=tuple(values["limits"]),
-            figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
-            qualification=values["qualification"],
-        )  # fmt: skip
+        read = _card(tomllib.loads(file.read_text(encoding="utf-8")))
     except KeyError as why:
         raise CardError(f"{file}: {why.args[0]} is missing") from why
+    except (TypeError, ValueError) as why:  # a broken TOML file is a ValueError too
+        raise CardError(f"{file}: {why}") from why
+    if read.name != name:
+        raise CardError(f"{file}: name is {read.name!r}, but the folder says {name!r}")
+    return read
+
+
+def _card(values: dict[str, Any]) -> Card:
+    segments, sites = tuple(map(_kind, values["segment"])), tuple(map(_kind, values.get("site", [])))
+    keys = [kind.key for kind in (*segments, *sites)]
+    if not segments or len(set(keys)) < len(keys):
+        raise ValueError(f"segments and sites need one key each, and there must be a segment: {keys}")
+    return Card(
+        name=values["name"], title=values["title"], version=values["version"],
+        kind=_one_of(_KINDS, values["kind"], "kind"), purpose=values["purpose"], modality=values["modality"],
+        segments=segments, sites=sites, limits=tuple(values["limits"]),
+        figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
+        qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
+    )  # fmt: skip
+
+
+def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"{field} is {value!r}, not one of {', '.join(allowed)}")
+    return value
 
 
 @cache
@@ -74,10 +92,12 @@ def _folder(name: str) -> Path:
 
 
 def _kind(values: dict[str, Any]) -> SegmentKind:
-    red, green, blue = values["colour"]
+    colour = values["colour"]
+    if len(colour) != 3 or not all(isinstance(one, int) and 0 <= one <= 255 for one in colour):
+        raise ValueError(f"the colour of {values['key']!r} is {colour}, not three whole numbers from 0 to 255")
     return SegmentKind(
         key=values["key"], label=values["label"], category=Code(**values["category"]), type=Code(**values["type"]),
-        colour=(int(red), int(green), int(blue)),
+        colour=(colour[0], colour[1], colour[2]),
         site=Code(**values["site"]) if "site" in values else None,
         laterality=Code(**values["laterality"]) if "laterality" in values else None,
     )  # fmt: skip

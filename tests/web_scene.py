@@ -23,9 +23,11 @@ from node.db.tables import StudyRow
 from node.domain.job import Job, JobState
 from node.domain.result import DeliveryState
 from node.domain.study import InstanceFacts
+from node.domain.uid import derive_uid
 from node.settings import Settings
 from node.store import Store
 from node.web.app import make_server, make_web_app
+from node.web.live import Live
 
 LEASE = timedelta(minutes=5)
 WORKER = "worker-gpu@reading-room:abcd1234:4711:99"
@@ -58,6 +60,7 @@ class Scene:
     settings: Settings
     clock: Clock
     count: int = 0
+    live: Live | None = None  # of the page that was served last
 
     def study(self, description: str = "Chest CT", *, patient: str = PATIENT, uid: str = "") -> str:
         """Keep one instance of one study; return the study's UID."""
@@ -67,8 +70,8 @@ class Scene:
         facts = InstanceFacts(
             sop_uid=f"{uid}.1.{self.count}", sop_class="1.2.840.10008.5.1.4.1.1.2", study_uid=uid,
             series_uid=f"{uid}.1", transfer_syntax="1.2.840.10008.1.2.1", patient_id=patient, study_date="20260314",
-            study_description=description, modality="CT", body_part="CHEST", series_description=f"series of {description}",
-            series_number=3, rows=512, columns=512, slice_thickness=1.25,
+            study_description=description, modality="CT", body_part="CHEST", series_number=3,
+            series_description=f"series of {description}", rows=512, columns=512, slice_thickness=1.25,
         )  # fmt: skip
         kept = Kept(
             facts=facts, orientation="axial", content_sha=digest, path=f"instances/{digest}.dcm", size=526_000,
@@ -125,8 +128,8 @@ class Scene:
     def publish(self, job: Job, peer: str = "pacs", *, parked: str = "") -> Job:
         """Freeze the results of a running job."""
         made = [
-            NewResult(role=role, sop_class=f"1.2.840.10008.5.1.4.1.1.{end}", sop_uid=f"2.25.{index}{job.epoch}{abs(hash(job.id))}",
-                      path=f"results/{job.id}/{role}.dcm", sha256="0" * 64, size=size)
+            NewResult(role=role, sop_class=f"1.2.840.10008.5.1.4.1.1.{end}",
+                      sop_uid=derive_uid("2.25", job.id, index), path=f"results/{job.id}/{role}.dcm", sha256="0" * 64, size=size)
             for index, (role, end, size) in enumerate((("seg", "66.4", 1_234_567), ("sr", "88.34", 18_200)), start=1)
         ]  # fmt: skip
         with self.database.transaction() as session:
@@ -243,6 +246,7 @@ def _studies(scene: Scene) -> None:
 def served(scene: Scene) -> Iterator[str]:
     """Serve the page of *scene* on a free port of loopback; yield its address."""
     app = make_web_app(database=scene.database, store=scene.store, settings=scene.settings, now=scene.clock)
+    scene.live = app.state.live
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])

@@ -18,7 +18,7 @@ _WEAKEST = 140.0  # HU: least answer of the filter
 _MOST_BLOBS = 400  # candidates looked at, the strongest first
 _CLOSING = 9.0  # mm: a nodule at the pleura is closed into the lung
 _LEAST_SCORE = 0.75  # chosen on the cases that the card names
-_MOST_MARKS = 5
+_MOST_MARKS = 10
 _THICKEST = 5.0  # mm between slices: beyond, vessels that run across look like nodules
 _BACKGROUND = -850.0
 

@@ -19,6 +19,7 @@ _LONGEST = 2.0  # longest over shortest axis
 _FULLEST = 0.62  # least share of its own ellipsoid that a nodule fills
 _FREEST = 0.45  # least share of its surface that lies in lung
 _FEWEST_VOXELS = 12  # fewer have no shape to judge
+_WIDEST_VESSEL = 3.5  # mm, radius: opening by more would take the corners off a large nodule
 _DENSEST = 250.0  # HU: denser than this is bone or calcium through and through
 
 
@@ -71,9 +72,9 @@ def _ball_at(
 
 
 def _cut_free(solid: Mask, centre: tuple[int, ...], radius: float, spacing: tuple[float, ...]) -> Mask | None:
-    """Open *solid* to cut vessels thinner than half the blob, and keep the part at its centre."""
+    """Open *solid* to cut vessels off, as far as they are thinner than the blob; keep the part at its centre."""
     depth = ndimage.distance_transform_edt(np.pad(solid, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    least = min(0.45 * radius, 0.7 * float(depth.max()))
+    least = min(0.45 * radius, _WIDEST_VESSEL, 0.7 * float(depth.max()))
     labels, count = ndimage.label(depth > least)
     if count == 0:
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+Point = Sequence[float] | NDArray[np.floating | np.integer]  # three numbers
 
 _UNIT_TOLERANCE = 1e-3  # how far direction cosines may be from unit length and right angles
 _SPACING_TOLERANCE = 0.01  # share of the spacing by which a step may differ from the others
@@ -84,7 +84,7 @@ class Stack:
         affine[:3, 3] = self.positions[0]
         return affine
 
-    def to_image(self, number: int, point: Sequence[float]) -> tuple[float, float]:
+    def to_image(self, number: int, point: Point) -> tuple[float, float]:
         """Return (column, row) of a patient position (L, P, S) seen along the normal on slice *number*.
 
         These are the coordinates of an SCOORD: the first pixel reaches from 0 to 1, its centre is (0.5, 0.5)
@@ -221,13 +221,13 @@ def canonical_affine(affine: Array, shape: tuple[int, int, int], turn: Canonical
     return turned
 
 
-def to_patient(affine: Array, index: Sequence[float]) -> tuple[float, float, float]:
+def to_patient(affine: Array, index: Point) -> tuple[float, float, float]:
     """Return the patient position (L, P, S) in mm of an *index* along the affine's own axes."""
     left, posterior, superior = (affine @ np.array([*index, 1.0]))[:3]
     return float(left), float(posterior), float(superior)
 
 
-def to_index(affine: Array, point: Sequence[float]) -> tuple[float, float, float]:
+def to_index(affine: Array, point: Point) -> tuple[float, float, float]:
     """Return the index along the affine's own axes of a patient position (L, P, S) in mm."""
     first, second, third = (np.linalg.inv(affine) @ np.array([*point, 1.0]))[:3]
     return float(first), float(second), float(third)

@@ -296,7 +296,8 @@ def _rescaled(path: Path) -> NDArray[np.float32]:
         raise InputInvalid(f"{_name(dataset)}: {why}") from why
     slope, intercept = _number(dataset, "RescaleSlope", 1.0), _number(dataset, "RescaleIntercept", 0.0)
     if slope == 0 or not np.isfinite((slope, intercept)).all():
-        raise InputInvalid(f"{_name(dataset)}: a rescale slope of {slope:g} and intercept of {intercept:g} are impossible")
+        scale = f"a rescale slope of {slope:g} and intercept of {intercept:g}"
+        raise InputInvalid(f"{_name(dataset)}: {scale} are impossible")
     values = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     if dataset.get("Modality") == "CT":
         values[_is_padding(stored, dataset)] = _AIR

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from node.db import jobs, studies
-from node.db.tables import DeliveryRow, JobRow, SeriesRow, StudyRow
+from node.db.tables import DeliveryRow, EventRow, JobRow, SeriesRow, StudyRow
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
 
@@ -49,6 +49,10 @@ def jobs_with_parked(session: Session) -> frozenset[str]:
 
 
 def change_mark(session: Session) -> str:
-    """Return a mark that differs whenever a job, a delivery or a study changed."""
-    newest = session.scalar(select(func.max(StudyRow.last_at)))
-    return f"{jobs.last_change(session)}|{newest}|{sorted(studies.count_by_state(session).items())}"
+    """Return a mark that differs whenever a job, a delivery or a study changed.
+
+    Times alone would miss a change that is committed late, or by a machine whose clock is behind.
+    """
+    times = f"{jobs.last_change(session)}|{session.scalar(select(func.max(StudyRow.last_at)))}"
+    states = [*jobs.count_by_state(session).items(), *studies.count_by_state(session).items()]
+    return f"{times}|{session.scalar(select(func.max(EventRow.id)))}|{sorted(states)}"

@@ -147,7 +147,7 @@ def nrrd_grid(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
 
 def nifti_grid(path: Path) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Values (i, j, k) and affine to (L, P, S); NIfTI's own axes are R, A, S."""
-    image = nibabel.load(path)
+    image = nibabel.Nifti1Image.from_filename(path)
     return np.asarray(image.dataobj), np.diag([-1.0, -1, 1, 1]) @ image.affine
 
 

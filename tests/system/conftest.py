@@ -1,115 +1,14 @@
-"""Whole nodes and real peers, each on loopback and free ports."""
+"""Whole nodes and real peers, as fixtures."""
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import psutil
 import pytest
 
-from node.bootstrap import Services, build
-from node.db import jobs
-from node.domain.job import ENDED, Job
-from node.settings import load_settings
-from node.supervisor import running_roles
-
-
-def free_port() -> int:
-    """Return a TCP port of loopback that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_for(what: str, true: Callable[[], Any], *, limit: float = 60.0) -> Any:
-    """Return the first truthy value of *true*; fail saying *what* never came."""
-    deadline = time.monotonic() + limit
-    while time.monotonic() < deadline:
-        if value := true():
-            return value
-        time.sleep(0.1)
-    raise AssertionError(f"{what} did not happen within {limit:g} s")
-
-
-def need(command: str) -> str:
-    """Return the path of a peer's program; skip on a laptop without it, fail in CI."""
-    for found in (shutil.which(command), f"/usr/sbin/{command}", f"/usr/bin/{command}"):
-        if found and Path(found).exists():
-            return found
-    if os.environ.get("CI"):
-        pytest.fail(f"{command} is missing on a CI machine")
-    pytest.skip(f"{command} is not installed")
-
-
-@dataclass
-class RunningNode:
-    """A node that `pacs-node up` runs for a test."""
-
-    home: Path
-    port: int
-    web_port: int
-    ae_title: str
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def services(self) -> Services:
-        """Return services over the node's own database, for looking."""
-        return build(load_settings(self.home), "test")
-
-    def pid(self, role: str) -> int:
-        """Return the process id of a role that runs now."""
-        return int(wait_for(f"role {role}", lambda: running_roles(self.home).get(role), limit=20))
-
-    def kill(self, role: str) -> None:
-        """kill -9 a role and everything below it."""
-        victim = psutil.Process(self.pid(role))
-        for one in [*victim.children(recursive=True), victim]:
-            one.kill()
-
-    def jobs(self) -> list[Job]:
-        """Return all jobs."""
-        services = self.services()
-        try:
-            with services.database.reading() as session:
-                return jobs.list_jobs(session)
-        finally:
-            services.database.engine.dispose()
-
-    def wait_until_ended(self, count: int, *, limit: float = 150.0) -> list[Job]:
-        """Return the jobs once *count* of them have ended."""
-
-        def ended() -> list[Job]:
-            found = self.jobs()
-            return found if sum(job.state in ENDED for job in found) >= count else []
-
-        return list(wait_for(f"the end of {count} jobs", ended, limit=limit))
-
-    def stop(self) -> None:
-        """Stop the node as Ctrl-C does."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            self.process.wait(timeout=60)
-
-
-def listens(port: int) -> bool:
-    """Return whether something accepts connections on *port*."""
-    with socket.socket() as probe:
-        probe.settimeout(1.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
+from tests.rig import Orthanc, RunningNode, running_node, running_orthanc
 
 StartNode = Callable[..., RunningNode]
 
@@ -120,87 +19,13 @@ def start_node(tmp_path: Path) -> Iterator[StartNode]:
     with ExitStack() as stack:
 
         def start(extra: str = "", *, name: str = "home", quiet: float = 2.0) -> RunningNode:
-            home = tmp_path / name
-            home.mkdir()
-            port, web_port = free_port(), free_port()
-            lines = f'host = "127.0.0.1"\nport = {port}\nweb_port = {web_port}\nquiet_period = {quiet}\n'
-            lines += "sweep_interval = 0.3\nmin_free_bytes = 0\nretry_base = 1\nretry_cap = 2\ndrain_time = 20\n"
-            (home / "pacs-node.toml").write_text(lines + extra, encoding="utf-8")
-            log = tmp_path / f"{name}.log"
-            environment = {k: v for k, v in os.environ.items() if not k.startswith("PACS_NODE_")}
-            with log.open("wb") as stream:
-                command = [sys.executable, "-m", "node.cli", "up", "--home", str(home)]
-                process = subprocess.Popen(command, stderr=stream, stdout=stream, env=environment)
-            node = RunningNode(home, port, web_port, "PACSAINODE", process, log)
-            stack.callback(_end, node)
-            wait_for("the node's DICOM port", lambda: listens(port) or process.poll() is not None, limit=40)
-            assert process.poll() is None, log.read_text()
-            return node
+            return stack.enter_context(running_node(tmp_path, extra, name=name, quiet=quiet))
 
         yield start
 
 
-def _end(node: RunningNode) -> None:
-    node.stop()
-
-
-@dataclass
-class Orthanc:
-    """A real Orthanc of this test's own."""
-
-    http: int
-    dicom: int
-    ae_title: str
-    process: subprocess.Popen[bytes]
-    opener: urllib.request.OpenerDirector = field(
-        default_factory=lambda: urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    )
-
-    def call(self, path: str, body: bytes | None = None, *, method: str | None = None) -> Any:
-        """Return the JSON answer of Orthanc's REST interface."""
-        request = urllib.request.Request(f"http://127.0.0.1:{self.http}{path}", data=body, method=method)
-        with self.opener.open(request, timeout=120) as answer:
-            return json.loads(answer.read() or b"null")
-
-    def instance(self, orthanc_id: str) -> bytes:
-        """Return one instance as Orthanc keeps it."""
-        with self.opener.open(f"http://127.0.0.1:{self.http}/instances/{orthanc_id}/file", timeout=60) as answer:
-            return bytes(answer.read())
-
-    def upload(self, folder: Path) -> None:
-        """Put every file of *folder* into Orthanc."""
-        for file in sorted(folder.iterdir()):
-            self.call("/instances", file.read_bytes())
-
-    def series(self) -> list[dict[str, Any]]:
-        """Return all series with their main tags."""
-        return [self.call(f"/series/{one}") for one in self.call("/series")]
-
-    def of_modality(self, modality: str) -> list[str]:
-        """Return the instances (Orthanc ids) of a modality."""
-        found = [one for one in self.series() if one["MainDicomTags"]["Modality"] == modality]
-        return [instance for one in found for instance in one["Instances"]]
-
-
 @pytest.fixture
 def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
-    """A real Orthanc on loopback that knows the node as peer "node" (its port is told with `know_node`)."""
-    program = need("Orthanc")
-    http, dicom = free_port(), free_port()
-    settings = {
-        "HttpPort": http, "DicomPort": dicom, "DicomAet": "ORTHANC", "StorageDirectory": str(tmp_path / "orthanc"),
-        "IndexDirectory": str(tmp_path / "orthanc"), "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
-        "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": True, "Plugins": [], "DicomScpTimeout": 60,
-        "DicomModalitiesInDatabase": True, "StableAge": 1,
-    }  # fmt: skip
-    (tmp_path / "orthanc").mkdir()
-    file = tmp_path / "orthanc.json"
-    file.write_text(json.dumps(settings), encoding="utf-8")
-    with (tmp_path / "orthanc.log").open("wb") as log:
-        process = subprocess.Popen([program, str(file)], stdout=log, stderr=log)
-    try:
-        wait_for("Orthanc", lambda: listens(http) and listens(dicom), limit=40)
-        yield Orthanc(http, dicom, "ORTHANC", process)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    """A real Orthanc of this test's own."""
+    with running_orthanc(tmp_path) as one:
+        yield one

@@ -10,7 +10,8 @@ from pynetdicom import AE
 
 from node.domain.job import JobState
 from node.testing import ScriptedPacs, thorax_study
-from tests.system.conftest import RunningNode, StartNode, listens, wait_for
+from tests.rig import RunningNode, listens, wait_for
+from tests.system.conftest import StartNode
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(400)]
 

@@ -9,7 +9,8 @@ import pydicom
 import pytest
 
 from node.domain.job import JobState
-from tests.system.conftest import Orthanc, StartNode
+from tests.rig import Orthanc
+from tests.system.conftest import StartNode
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -73,19 +73,39 @@ def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
             question("ct-spleen")
 
 
-def test_a_card_with_a_gap_is_refused_by_file_and_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("version =", "edition =", "version is missing"),
+        ('label = "Left lung"', "", "label is missing"),
+        ('name = "ct-lung"', 'name = "ct-liver"', "folder says 'ct-gap'"),
+        ('kind = "segmentation"', 'kind = "magic"', "not one of segmentation, detection"),
+        ('"RESEARCH"', '"MAYBE"', "qualification is 'MAYBE'"),
+        ("[86, 180, 233]", "[86, 180]", "three whole numbers"),
+        ("[86, 180, 233]", "[86, 180, 300]", "three whole numbers"),
+        ('key = "right-lung"', 'key = "left-lung"', "one key each"),
+        ("[[segment]]", "[[segment", "line"),
+    ],
+)
+def test_a_mistake_in_a_card_is_told_with_its_file(
+    before: str, after: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The author of a new model reads what to mend."""
-    folder = tmp_path / "ct_gap"
-    folder.mkdir()
-    text = (ROOT / "models" / "ct_lung" / "card.toml").read_text(encoding="utf-8")
-    (folder / "card.toml").write_text(text.replace("version =", "edition ="), encoding="utf-8")
+    text = (ROOT / "models" / "ct_lung" / "card.toml").read_text(encoding="utf-8").replace('"ct-lung"', '"ct-gap"')
+    before = before.replace('"ct-lung"', '"ct-gap"')
+    assert before in text
+    (tmp_path / "ct_gap").mkdir()
+    (tmp_path / "ct_gap" / "card.toml").write_text(text.replace(before, after, 1), encoding="utf-8")
     monkeypatch.setattr(catalogue, "_HERE", tmp_path)
     catalogue.card_names.cache_clear()
+    catalogue.card.cache_clear()
     try:
-        with pytest.raises(catalogue.CardError, match=r"ct_gap.card\.toml.*version"):
+        with pytest.raises(catalogue.CardError, match=message) as told:
             catalogue.card("ct-gap")
     finally:
         catalogue.card_names.cache_clear()
+        catalogue.card.cache_clear()
+    assert "card.toml" in str(told.value)
 
 
 def test_cards_are_read_without_torch_and_scipy() -> None:
@@ -94,7 +114,9 @@ def test_cards_are_read_without_torch_and_scipy() -> None:
         "import sys; from models import catalogue; catalogue.cards(); [catalogue.digest(n) for n in catalogue."
         "card_names()]; print(sorted({'torch', 'scipy'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == "[]"
 
 

@@ -124,8 +124,10 @@ def ellipsoid(z: np.ndarray, y: np.ndarray, x: np.ndarray, centre: tuple[float, 
 def head() -> np.ndarray:
     """A skull with brain, nasal cavity, sinuses and mastoid cells."""
     voxels, z, y, x = water(85.0)
-    voxels[(x**2 + y**2 > 76.0**2) & (x**2 + y**2 < 85.0**2) & (z < 999)] = 900.0
-    for centre, radii in (((-40, -55, 0), (30, 25, 14)), ((-35, -50, 30), (22, 20, 18)), ((-35, -50, -30), (22, 20, 18))):
+    ring = (x**2 + y**2 > 76.0**2) & (x**2 + y**2 < 85.0**2)
+    voxels[np.broadcast_to(ring, voxels.shape)] = 900.0
+    sinuses = (((-40, -55, 0), (30, 25, 14)), ((-35, -50, 30), (22, 20, 18)), ((-35, -50, -30), (22, 20, 18)))
+    for centre, radii in sinuses:
         voxels[ellipsoid(z, y, x, centre, radii)] = -1000.0
     voxels[ellipsoid(z, y, x, (-40, 20, 65), (12, 10, 8))] = -700.0
     return voxels

@@ -26,6 +26,7 @@ from node.db import events, jobs, results, studies
 from node.db.jobs import Address, NewJob, NewResult
 from node.db.session import Database, migrate, open_engine
 from node.db.studies import Kept
+from node.db.tables import Base
 from node.delivery import Deliverer
 from node.domain.job import Event, Job
 from node.domain.peer import Peer
@@ -75,7 +76,7 @@ def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
 
 @pytest.fixture(scope="session")
 def postgres_port() -> Iterator[int]:
-    """A PostgreSQL server of this run's own on loopback; its database "template_node" has the node's tables."""
+    """A PostgreSQL server of this run's own on loopback; its database "node" has the node's tables."""
     programs = _postgres_folder()
     folder = Path(tempfile.mkdtemp(prefix="pacs-node-postgres-"))
     who: dict[str, Any] = {}
@@ -93,8 +94,8 @@ def postgres_port() -> Iterator[int]:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **who)
     try:
         _wait_until_ready(port, process)
-        _administer(port, "CREATE DATABASE template_node")
-        migrate(f"postgresql+psycopg://postgres@127.0.0.1:{port}/template_node")
+        _administer(port, "CREATE DATABASE node")
+        migrate(f"postgresql+psycopg://postgres@127.0.0.1:{port}/node")
         yield port
     finally:
         process.send_signal(signal.SIGINT)  # a fast shutdown
@@ -103,8 +104,8 @@ def postgres_port() -> Iterator[int]:
         (folder.parent / f"{folder.name}.log").unlink()
 
 
-def _administer(port: int, statement: str) -> None:
-    url = f"host=127.0.0.1 port={port} user=postgres dbname=postgres"
+def _administer(port: int, statement: str, database: str = "postgres") -> None:
+    url = f"host=127.0.0.1 port={port} user=postgres dbname={database}"
     with closing(psycopg.connect(url, autocommit=True)) as connection:
         connection.execute(statement.encode())
 
@@ -126,7 +127,10 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
-    yield from _fresh_postgres(request.getfixturevalue("postgres_port"), "template0")
+    port, name = request.getfixturevalue("postgres_port"), f"test_{uuid4().hex}"
+    _administer(port, f"CREATE DATABASE {name}")
+    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}"
+    _administer(port, f"DROP DATABASE {name}")
 
 
 @pytest.fixture(params=KINDS)
@@ -136,14 +140,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "node.db")
         yield f"sqlite:///{tmp_path / 'node.db'}"
         return
-    yield from _fresh_postgres(request.getfixturevalue("postgres_port"), "template_node")
-
-
-def _fresh_postgres(port: int, template: str) -> Iterator[str]:
-    name = f"test_{uuid4().hex}"
-    _administer(port, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}"
-    _administer(port, f"DROP DATABASE {name}")
+    port = request.getfixturevalue("postgres_port")
+    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/node"
+    tables = [table.name for table in reversed(Base.metadata.sorted_tables)]
+    _administer(port, "; ".join(f"DELETE FROM {name}" for name in tables), "node")  # quicker than a new database
 
 
 @pytest.fixture

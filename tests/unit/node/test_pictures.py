@@ -212,4 +212,5 @@ def test_a_human_left_lung_is_on_the_right_of_the_picture(data_dir: Path, tmp_pa
         grey = np.asarray(image.convert("L"), dtype=float)
     for places in (left, right):
         row, column = places.mean(axis=0).astype(int)
-        assert grey[row - 20 : row + 20, column - 20 : column + 20].mean() < 120 < grey[320, 430]  # air within, the heart between
+        air, heart = grey[row - 20 : row + 20, column - 20 : column + 20].mean(), grey[320, 430]
+        assert air < 120 < heart

@@ -11,7 +11,7 @@ from node.db.session import Database
 from node.db.tables import InstanceRow
 from node.domain.study import StudyState
 from node.testing import FixedClock
-from tests.unit.node.conftest import World, an_instance
+from tests.unit.node.conftest import an_instance
 
 
 def versions(database: Database) -> list[tuple[str, bool]]:

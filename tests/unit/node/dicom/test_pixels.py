@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydicom.uid import (
     HTJ2K,
     JPEG2000,
     MPEG2MPML,
+    UID,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000Lossless,
@@ -37,25 +39,28 @@ ROWS, COLUMNS = 32, 48
 def values(low: int, high: int) -> NDArray[np.int64]:
     """Smooth values, unequal along both axes, that reach both ends."""
     ramp = np.add.outer(np.linspace(0, 2, ROWS) ** 2, np.linspace(0, 1, COLUMNS))
-    return np.round(low + (high - low) * ramp / ramp.max()).astype(np.int64)
+    rounded: NDArray[np.int64] = np.round(low + (high - low) * ramp / ramp.max()).astype(np.int64)
+    return rounded
 
 
-def image_of(stream: bytes, syntax: str, *, bits: int = 16, signed: bool = False, **changes: Any) -> Dataset:
+def image_of(
+    stream: bytes | bytearray, syntax: str, *, bits: int = 16, signed: bool = False, **changes: Any
+) -> Dataset:
     """A single-frame image around one codestream."""
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = syntax
+    ds.file_meta.TransferSyntaxUID = UID(syntax)
     ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = ROWS, COLUMNS, 1, "MONOCHROME2"
     ds.BitsAllocated, ds.BitsStored, ds.HighBit = (8 if bits <= 8 else 16), bits, bits - 1
     ds.PixelRepresentation = int(signed)
-    ds.PixelData = encapsulate([stream or b"\0\0"])
+    ds.PixelData = encapsulate([bytes(stream) or b"\0\0"])
     ds["PixelData"].is_undefined_length = True
     for name, value in changes.items():
         setattr(ds, name, value)
     return ds
 
 
-ENCODERS = {
+ENCODERS: dict[str, Callable[[NDArray[Any]], bytes | bytearray]] = {
     JPEGLossless: imagecodecs.ljpeg_encode,
     JPEGLosslessSV1: imagecodecs.ljpeg_encode,
     JPEGLSLossless: imagecodecs.jpegls_encode,

@@ -231,14 +231,24 @@ def test_a_single_stranger_is_left_out_and_said(tmp_path: Path, stranger: Callab
     assert loaded.source.remarks == ("1 image of another kind (localizer, or other size or orientation) left out",)
 
 
+def set_one_image(ds: Dataset, changes: dict[str, Any]) -> None:
+    """Change attributes of one image."""
+    for name, value in changes.items():
+        setattr(ds, name, value)
+
+
 def set_all(**changes: Any) -> Change:
     """Change the same attributes of all images."""
-    return lambda images: [setattr(ds, name, value) for ds in images for name, value in changes.items()]
+    def change(images: list[Dataset]) -> None:
+        for ds in images:
+            set_one_image(ds, changes)
+
+    return change
 
 
 def set_one(**changes: Any) -> Change:
     """Change the attributes of the second image."""
-    return lambda images: [setattr(images[1], name, value) for name, value in changes.items()]
+    return lambda images: set_one_image(images[1], changes)
 
 
 def move(number: int, *position: float) -> Change:

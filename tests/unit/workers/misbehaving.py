@@ -1,0 +1,44 @@
+"""Models that go wrong, each in a way of its own; loaded by the inference child of a test."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+
+import numpy as np
+
+from models.contract import Findings, Model, Progress, Segment, Volume
+
+
+class Misbehaving:
+    """A model that fails as its name says."""
+
+    def __init__(self, how: str) -> None:
+        self._how = how
+
+    def run(self, volume: Volume, progress: Progress) -> Findings:
+        """Fail."""
+        progress(0.5, "about to misbehave")
+        if self._how == "hangs":
+            time.sleep(600)
+        if self._how == "exits":
+            os._exit(7)
+        if self._how == "segfaults":
+            ctypes.string_at(0)
+        if self._how == "raises":
+            raise ZeroDivisionError("no weights")
+        if self._how == "empty":
+            return _one_segment(np.zeros(volume.voxels.shape, dtype=bool))
+        if self._how == "wrong shape":
+            return _one_segment(np.ones((2, 2, 2), dtype=bool))
+        return Findings(remarks=(repr(sorted(name for name in os.environ if name.startswith("PACS_NODE_"))),))
+
+
+def _one_segment(mask: np.ndarray) -> Findings:  # type: ignore[type-arg]
+    return Findings(segments=(Segment(key="left-lung", mask=mask, volume_ml=1.0),))
+
+
+def load(name: str, device: str) -> Model:
+    """Stand in for the catalogue's door: the device names the misbehaviour."""
+    return Misbehaving(device)

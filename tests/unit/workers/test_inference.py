@@ -1,0 +1,94 @@
+"""The inference child: whatever a model does, the parent goes on, with a reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from node.errors import ChildDied, InputInvalid, OutputInvalid
+from node.testing import synthetic_ct, write_series
+from tests.unit.workers import misbehaving
+from workers import inference
+from workers.inference import InferenceChild, Request
+
+
+def _serve_misbehaving(connection: object) -> None:
+    """Run the child's loop with models that go wrong, in the spawned process."""
+    inference.catalogue.load = misbehaving.load  # type: ignore[assignment]
+    inference._serve(connection)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> Iterator[InferenceChild]:
+    """A child whose models misbehave as the request's device says."""
+    monkeypatch.setattr(inference, "_serve", _serve_misbehaving)
+    monkeypatch.setenv("PACS_NODE_DATABASE_URL", "postgresql://secret")
+    one = InferenceChild()
+    yield one
+    one.kill()
+
+
+@pytest.fixture(scope="module")
+def series(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """A tiny CT series."""
+    return tuple(write_series(synthetic_ct(), tmp_path_factory.mktemp("series")))
+
+
+def ask(child: InferenceChild, paths: tuple[Path, ...], how: str, folder: Path, *, limit: float = 60.0) -> object:
+    """Run the misbehaving model *how* in *child*."""
+    request = Request(paths=paths, model="ct-lung", device=how, folder=folder)
+    return child.run(request, limit=limit, on_progress=lambda *_: None, stop=lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("exits", "exit code 7"), ("segfaults", "signal 11"), ("raises", "ZeroDivisionError: no weights")],
+)
+def test_a_model_that_dies_is_a_reason_and_the_next_run_gets_a_new_child(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path, how: str, words: str
+) -> None:
+    """The parent learns how it died, and goes on."""
+    with pytest.raises(ChildDied, match=words):
+        ask(child, series, how, tmp_path)
+    ask(child, series, "behaves", tmp_path)
+
+
+def test_a_model_that_hangs_is_stopped_at_its_time_limit(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """The limit counts from the request; the child is gone afterwards."""
+    ask(child, series, "behaves", tmp_path)  # so that starting the process is not timed
+    began = time.monotonic()
+    with pytest.raises(ChildDied, match="longer than 2 s"):
+        ask(child, series, "hangs", tmp_path, limit=2.0)
+    assert time.monotonic() - began < 10.0
+    assert child.pid is None
+
+
+@pytest.mark.parametrize(("how", "words"), [("empty", "is empty"), ("wrong shape", "not a boolean grid")])
+def test_output_that_is_no_result_is_refused(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path, how: str, words: str
+) -> None:
+    """Nothing is written for the encoder."""
+    with pytest.raises(OutputInvalid, match=words):
+        ask(child, series, how, tmp_path)
+    assert not (tmp_path / "findings.json").exists()
+
+
+def test_the_child_has_no_settings_of_the_node(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """No database address reaches the process that runs models."""
+    ask(child, series, "behaves", tmp_path)
+    assert "[]" in (tmp_path / "findings.json").read_text()
+
+
+def test_unreadable_input_is_the_input_s_fault(child: InferenceChild, tmp_path: Path) -> None:
+    """A file that is no DICOM ends as InputInvalid, not as a dead child."""
+    rubbish = tmp_path / "rubbish.dcm"
+    rubbish.write_bytes(b"not DICOM at all" * 20)
+    with pytest.raises(InputInvalid):
+        ask(child, (rubbish, rubbish, rubbish), "behaves", tmp_path)
