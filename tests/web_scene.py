@@ -128,9 +128,11 @@ class Scene:
     def publish(self, job: Job, peer: str = "pacs", *, parked: str = "") -> Job:
         """Freeze the results of a running job."""
         made = [
-            NewResult(role=role, sop_class=f"1.2.840.10008.5.1.4.1.1.{end}",
-                      sop_uid=derive_uid("2.25", job.id, index), path=f"results/{job.id}/{role}.dcm", sha256="0" * 64, size=size)
-            for index, (role, end, size) in enumerate((("seg", "66.4", 1_234_567), ("sr", "88.34", 18_200)), start=1)
+            NewResult(
+                role=role, sop_class=f"1.2.840.10008.5.1.4.1.1.{end}", sop_uid=derive_uid("2.25", job.id, role),
+                path=f"results/{job.id}/{role}.dcm", sha256="0" * 64, size=size,
+            )
+            for role, end, size in (("seg", "66.4", 1_234_567), ("sr", "88.34", 18_200))
         ]  # fmt: skip
         with self.database.transaction() as session:
             return jobs.publish(session, job, made, [Address(peer=peer, reason=parked)], at=self.clock())

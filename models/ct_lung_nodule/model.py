@@ -117,5 +117,3 @@ def _remarks(lungs: Lungs) -> tuple[str, ...]:
 def load(device: str) -> Model:
     """Return the model with its filters on *device*."""
     return NoduleModel(device=device)
-
-

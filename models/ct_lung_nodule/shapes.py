@@ -62,9 +62,7 @@ def _box(index: tuple[int, ...], reach: float, spacing: tuple[float, ...], shape
     )
 
 
-def _ball_at(
-    centre: tuple[int, ...], shape: tuple[int, ...], radius: float, spacing: tuple[float, ...]
-) -> Mask:
+def _ball_at(centre: tuple[int, ...], shape: tuple[int, ...], radius: float, spacing: tuple[float, ...]) -> Mask:
     grids = np.ogrid[tuple(slice(0, n) for n in shape)]
     axes = zip(grids, centre, spacing, strict=True)
     distance = sum((((grid - at) * mm) ** 2 for grid, at, mm in axes), np.float64(0))

@@ -68,7 +68,10 @@ class CStoreTransport:
         """Send the files in order over one association; yield the answer to each as it comes."""
         with self._association(_contexts_for(files)) as association:
             for file in files:
-                yield self._send_one(association, file)
+                answer = self._send_one(association, file)
+                if answer.kind is AnswerKind.UNKNOWN and association.is_established:
+                    association.abort()  # a late answer must not be taken for that of the next instance
+                yield answer
 
     def _send_one(self, association: Any, file: OutgoingFile) -> Answer:
         if not association.is_established:

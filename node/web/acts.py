@@ -19,7 +19,7 @@ from node.db.session import Database
 from node.delivery import cancel_job, retry_job
 from node.errors import IllegalMove, LeaseLost, NotFound
 from node.web import words
-from node.web.guard import Tokens
+from node.web.guard import HEADERS, Tokens
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,9 @@ class Failures:
 
     def broken(self, request: Request, _: Exception) -> Response:
         """A mistake of ours; the server logs its trace."""
-        return self._page(request, 500, "The page could not be made.", "The log of the web process says why.")
+        page = self._page(request, 500, "The page could not be made.", "The log of the web process says why.")
+        page.headers.update(HEADERS)  # Starlette answers this one from outside of the guard
+        return page
 
     def by_kind(self) -> dict[int | type[Exception], Callable[[Request, Exception], Response]]:
         """Return which failure is answered by which page."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -29,6 +30,8 @@ from node.web.acts import Acts, Failures
 from node.web.guard import Guard, Tokens
 from node.web.live import Live
 from node.web.views import Pages
+
+log = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _GRACE = 3  # seconds that requests under way are given when the server stops
@@ -115,13 +118,14 @@ class _Server(uvicorn.Server):
 
 def serve(app: Starlette, *, host: str, port: int) -> None:
     """Serve *app*, made by `make_web_app`, until SIGTERM or SIGINT, then return within some seconds."""
+    log.info("page served", extra={"address": f"http://{host}:{port}"})
     make_server(app, host=host, port=port).run()
 
 
 def make_server(app: Starlette, *, host: str, port: int) -> uvicorn.Server:
     """Return a server that is not started yet; ``should_exit`` ends it."""
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, server_header=False,
+        app, host=host, port=port, log_config=None, log_level="warning", access_log=False, server_header=False,
         timeout_graceful_shutdown=_GRACE, lifespan="on", ws="none",
     )  # fmt: skip
     return _Server(config, app.state.live)

@@ -260,6 +260,7 @@ def test_segimage2itkimage_finds_every_voxel(case: Case, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.system
 def test_pixelmed_finds_no_error_in_the_report(case: Case) -> None:
     """The check of IHE's AI Results profile: templates and context groups."""
     if not PIXELMED.is_file():

@@ -138,10 +138,25 @@ def test_a_row_does_not_move_under_a_pointer_on_its_button(scene: Scene, page: P
     scene.clock.forward(seconds=1)
     with page.expect_response("**/jobs?group=all"):
         scene.job("second")
-    page.wait_for_timeout(700)
+    expect(page.get_by_role("status")).to_have_text("Held while you point at a button")
     expect(page.locator(".jobs tbody tr")).to_have_count(1)
     page.mouse.move(5, 5)
     expect(page.locator(".jobs tbody tr")).to_have_count(2)
+    live(page)
+
+
+def test_a_page_that_is_brought_up_to_date_keeps_focus_and_pictures(scene: Scene, page: Page) -> None:
+    """Nothing flickers and no keyboard user is thrown back to the top when something else on the page changes."""
+    job_id = scene.job()
+    scene.pictures(job_id, "axial")
+    page.goto(f"/job/{job_id}")
+    page.evaluate("document.querySelector('.pictures img').same = document.querySelector('button').same = true")
+    page.get_by_role("button", name="Cancel").focus()
+    live(page)
+    scene.start()
+    expect(page.locator(".now")).to_contain_text("starting the model")
+    expect(page.locator(".story li")).to_have_count(3)
+    assert page.evaluate("document.querySelector('.pictures img').same && document.activeElement.same") is True
 
 
 def test_text_from_outside_does_nothing(scene: Scene, page: Page) -> None:
@@ -191,6 +206,7 @@ def test_no_page_is_wider_than_its_window(scene: Scene, page: Page, width: int, 
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
     page.goto(paths[2])
+    live(page)
     pictures = page.locator(".pictures img")
     expect(pictures).to_have_count(4)
     pictures.last.scroll_into_view_if_needed()

@@ -38,31 +38,42 @@ function morph(old, fresh) {
       old.insertBefore(child, spot);
       continue;
     }
-    if (twin === spot) spot = spot.nextSibling;
-    else old.insertBefore(twin, spot);
+    if (child.id && twin !== spot) {
+      old.insertBefore(twin, spot);
+    } else {
+      while (spot !== twin) spot = dropped(spot);
+      spot = twin.nextSibling;
+    }
     if (twin.nodeType === Node.ELEMENT_NODE) {
       if (!twin.isEqualNode(child)) morph(twin, child);
     } else if (twin.nodeValue !== child.nodeValue) {
       twin.nodeValue = child.nodeValue;
     }
   }
-  while (spot !== null) {
-    const next = spot.nextSibling;
-    spot.remove();
-    spot = next;
-  }
+  while (spot !== null) spot = dropped(spot);
 }
 
-// A row is found by its id wherever it stands; everything else by its place.
+function dropped(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+// A row is found by its id wherever it stands; another element is the next of its kind; text is found by its place.
 function twinOf(parent, spot, child) {
   if (child.id) return [...parent.children].find((one) => one.id === child.id) ?? null;
-  const same = spot !== null && spot.nodeName === child.nodeName && !spot.id;
-  return same ? spot : null;
+  const akin = (one) => one !== null && one.nodeName === child.nodeName && !one.id;
+  if (child.nodeType === Node.ELEMENT_NODE) {
+    for (let one = spot; one !== null; one = one.nextSibling) {
+      if (akin(one) && one.className === child.className) return one;
+    }
+  }
+  return akin(spot) ? spot : null;
 }
 
-// A button must not move away under a pointer that is about to press it.
+// A button must not move away under a pointer that is about to press it; a finger does not hover.
 function held() {
-  return part.querySelector("[data-hold] button:hover, [data-hold] button:active") !== null;
+  return matchMedia("(hover: hover)").matches && part.querySelector("[data-hold] button:hover, [data-hold] button:active") !== null;
 }
 
 async function refresh() {
@@ -94,7 +105,10 @@ async function bring() {
   const fresh = part.cloneNode(false);
   fresh.innerHTML = await answer.text();
   localise(fresh);
-  while (held()) await new Promise((resume) => setTimeout(resume, 200));
+  while (held()) {
+    say("held", "Held while you point at a button");
+    await new Promise((resume) => setTimeout(resume, 200));
+  }
   morph(part, fresh);
   seenAt = new Date();
   if (source !== null && source.readyState === EventSource.OPEN) say("on", "Live");

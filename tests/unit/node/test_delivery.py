@@ -257,7 +257,8 @@ def test_one_absent_peer_delays_no_other(world: World, pacs: ScriptedPacs) -> No
     job_id = publish_two(world, "archive", "pacs")
     assert world.deliverer().deliver(job_id) == 2
     assert pacs.order == [SEG_UID, SR_UID]
-    assert [(d.peer, d.state) for d in world.deliveries(job_id)] == [("archive", "retry_wait")] * 2 + [("pacs", "acked")] * 2
+    expected = [("archive", "retry_wait")] * 2 + [("pacs", "acked")] * 2
+    assert [(d.peer, d.state) for d in world.deliveries(job_id)] == expected
     assert world.job(job_id).reason.startswith("delivery to archive retry_wait: archive (ARCHIVE at 127.0.0.1:1)")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.db import jobs, studies
@@ -158,11 +158,14 @@ def test_a_study_in_conflict_gets_no_job(world: World) -> None:
     assert [event.what for event in world.story(study_uid=STUDY)] == ["conflict"]
 
 
-@given(st.lists(st.tuples(st.from_regex(r"[0-9.]{1,64}", fullmatch=True), st.from_regex(r"[0-9a-f]{64}", fullmatch=True)),
-                min_size=1, max_size=6, unique=True), st.randoms())
+_PAIRS = st.tuples(st.text("0123456789.", min_size=1, max_size=64), st.text("0123456789abcdef", min_size=64))
+
+
+@settings(max_examples=40)
+@given(pairs=st.lists(_PAIRS, min_size=1, max_size=6, unique=True), chance=st.randoms())
 def test_the_digest_of_inputs_does_not_depend_on_their_order(
     pairs: list[tuple[str, str]], chance: random.Random
-) -> None:  # fmt: skip
+) -> None:
     """Any order gives the same digest; leaving one out gives another."""
     mixed = chance.sample(pairs, len(pairs))
     assert digest_of(mixed) == digest_of(pairs)

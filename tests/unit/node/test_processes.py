@@ -49,7 +49,9 @@ def test_a_process_from_before_the_last_boot_is_dead() -> None:
     assert is_dead(f"{place}:00000000:{pid}:{started}")
 
 
-@pytest.mark.parametrize("owner", ["", "somebody", "gpu@elsewhere:1234:1:1", f"gpu@{os.uname().nodename}:b:no:1", "a@b"])
+@pytest.mark.parametrize(
+    "owner", ["", "somebody", "gpu@elsewhere:1234:1:1", f"gpu@{os.uname().nodename}:b:no:1", "a@b"]
+)
 def test_what_cannot_be_known_is_not_called_dead(owner: str) -> None:
     """Another machine's worker, or a name that is none of ours: its lease decides."""
     assert not is_dead(owner)

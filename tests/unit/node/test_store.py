@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import StoreFull
@@ -31,7 +31,7 @@ class Recorder:
         real_sync, real_replace = os.fsync, Path.replace
 
         def sync(handle: int) -> None:
-            self.acts.append(("sync", Path(os.readlink(f"/proc/self/fd/{handle}"))))
+            self.acts.append(("sync", Path(f"/proc/self/fd/{handle}").readlink()))
             real_sync(handle)
 
         def replace(path: Path, target: Path) -> Path:
@@ -88,7 +88,7 @@ def test_a_disk_that_takes_no_more_is_a_full_store_and_leaves_nothing(
     store = Store(tmp_path)
 
     def fail(handle: int) -> None:
-        if Path(os.readlink(f"/proc/self/fd/{handle}")).suffix == PART:
+        if Path(f"/proc/self/fd/{handle}").readlink().suffix == PART:
             raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
@@ -113,6 +113,7 @@ def test_a_name_that_leads_out_of_the_store_is_refused(tmp_path: Path, name: str
         store.path(name)
 
 
+@settings(max_examples=40)
 @given(study_uid=st.text(max_size=80), sop_uid=st.text(max_size=80), data=st.binary(max_size=40))
 def test_no_uid_however_hostile_decides_where_a_file_lies(
     tmp_path_factory: pytest.TempPathFactory, study_uid: str, sop_uid: str, data: bytes

@@ -145,7 +145,8 @@ def test_publishing_records_results_deliveries_event_and_doorbell_together(world
     job_id = world.add_job()
     world.publish(world.start(), [SEG, ("sr", "1.2", "2.25.501", b"words")], ["pacs", "archive"])
     assert world.job(job_id).state is JobState.RESULT_READY
-    assert [(d.peer, d.state) for d in world.deliveries(job_id)] == [("archive", "queued")] * 2 + [("pacs", "queued")] * 2
+    expected = [("archive", "queued")] * 2 + [("pacs", "queued")] * 2
+    assert [(d.peer, d.state) for d in world.deliveries(job_id)] == expected
     assert world.story(job_id=job_id)[-1].detail == "2 results for pacs, archive"
     assert world.bells()[-1] == (jobs.DELIVER, job_id)
 

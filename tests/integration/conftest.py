@@ -1,0 +1,73 @@
+"""A listening node on loopback: its store and table are real, its associations too."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from node.db.session import Database, migrate, open_engine
+from node.db.tables import InstanceRow
+from node.intake import Intake
+from node.scp.server import start_scp
+from node.settings import Settings
+from node.store import Store
+from node.testing import FixedClock
+
+SENDER = {"name": "scanner", "ae_title": "SCANNER", "host": "127.0.0.1", "port": 104}
+
+
+@dataclass
+class Door:
+    """A listening node."""
+
+    settings: Settings
+    database: Database
+    store: Store
+
+    def rows(self) -> list[InstanceRow]:
+        """Return the rows of all instances, oldest first."""
+        with self.database.reading() as session:
+            return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
+
+    def files(self) -> list[Path]:
+        """Return every file below the store's instances."""
+        return sorted(path for path in (self.store.root / "instances").rglob("*") if path.is_file())
+
+
+OpenDoor = Callable[..., Door]
+
+
+@pytest.fixture
+def open_door(tmp_path: Path) -> Iterator[OpenDoor]:
+    """Return a function that starts a listener with the given settings, and perhaps another store."""
+    with ExitStack() as stack:
+
+        def start(store: Store | None = None, **changes: Any) -> Door:
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = probe.getsockname()[1]
+            values = {"home": tmp_path / "home", "host": "127.0.0.1", "port": port, "peer": [SENDER], **changes}
+            settings = Settings(**values)
+            settings.home.mkdir(exist_ok=True)
+            migrate(settings.database)
+            engine = open_engine(settings.database)
+            stack.callback(engine.dispose)
+            door = Door(settings, Database(engine), store or Store(settings.home / "store"))
+            intake = Intake(door.database, door.store, FixedClock(), manufacturer=settings.manufacturer)
+            stack.callback(start_scp(settings, intake).shutdown)
+            return door
+
+        yield start
+
+
+@pytest.fixture
+def door(open_door: OpenDoor) -> Door:
+    """A node that listens with the settings of every day and knows one sender, SCANNER."""
+    return open_door()
