@@ -87,7 +87,7 @@ class ScriptedPacs:
         self.received: Counter[str] = Counter()  #: how often each SOP Instance UID was kept
         self.order: list[str] = []  #: SOP Instance UIDs as they were kept
         self._lock = threading.Lock()
-        self._server: Any = None
+        self._ae: AE | None = None
 
     def __enter__(self) -> ScriptedPacs:
         self.start()
@@ -109,14 +109,15 @@ class ScriptedPacs:
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_C_ECHO, _on_echo),
         ]
-        self._server = self._entity().start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
-        self.port = int(self._server.server_address[1])
+        self._ae = self._entity()
+        server: Any = self._ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
+        self.port = int(server.server_address[1])
 
     def stop(self) -> None:
-        """Stop listening and end what is open."""
-        if self._server is not None:
-            self._server.shutdown()
-            self._server = None
+        """Stop listening and abort what is open."""
+        if self._ae is not None:
+            self._ae.shutdown()
+            self._ae = None
 
     def _entity(self) -> AE:
         ae = AE(ae_title=self.ae_title)

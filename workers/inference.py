@@ -18,12 +18,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from node.dicom.reader import LoadedSeries, read_series
-from node.pictures import render_overlays
-
 from models import catalogue
 from models.contract import Detection, Findings, Model, NotApplicable, Segment
+from node.dicom.reader import LoadedSeries, read_series
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
+from node.pictures import render_overlays
 from workers import findings_io
 
 log = logging.getLogger(__name__)

@@ -230,13 +230,12 @@ def choices_of(session: Session, study_uid: str) -> list[Choice]:
 
 def list_studies(session: Session, *, limit: int = 100, uid: str = "") -> list[Study]:
     """Return studies, the last touched first."""
-    counts = _counts()
-    query = select(StudyRow, counts.c.series, counts.c.instances).outerjoin(counts, counts.c.study_uid == StudyRow.uid)
-    if uid:
-        query = query.where(StudyRow.uid == uid)
-    rows = session.execute(query.order_by(StudyRow.last_at.desc(), StudyRow.uid).limit(limit)).all()
-    modalities = _modalities(session, SeriesRow.study_uid.in_([row[0].uid for row in rows]))
-    return [_study(row, modalities.get(row.uid, ()), series or 0, count or 0) for row, series, count in rows]
+    query = select(StudyRow).order_by(StudyRow.last_at.desc(), StudyRow.uid).limit(limit)
+    rows = session.scalars(query.where(StudyRow.uid == uid) if uid else query).all()
+    uids = [row.uid for row in rows]
+    modalities = _modalities(session, SeriesRow.study_uid.in_(uids))
+    counts = _counts(session, uids)
+    return [_study(row, modalities.get(row.uid, ()), *counts.get(row.uid, (0, 0))) for row in rows]
 
 
 def get_study(session: Session, uid: str) -> Study:
@@ -253,17 +252,14 @@ def count_by_state(session: Session) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
-def _counts() -> Any:
-    return (
-        select(
-            InstanceRow.study_uid,
-            func.count(func.distinct(InstanceRow.series_uid)).label("series"),
-            func.count().label("instances"),
-        )
-        .where(InstanceRow.current)
+def _counts(session: Session, uids: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the numbers of series and of current instances of these studies."""
+    rows = session.execute(
+        select(InstanceRow.study_uid, func.count(func.distinct(InstanceRow.series_uid)), func.count())
+        .where(InstanceRow.current, InstanceRow.study_uid.in_(uids))
         .group_by(InstanceRow.study_uid)
-        .subquery()
     )
+    return {row[0]: (row[1], row[2]) for row in rows}
 
 
 def _modalities(session: Session, mine: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:

@@ -22,10 +22,11 @@ from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from node import __version__
+from node.db import lookups
 from node.db.session import Database
 from node.settings import Settings
 from node.store import Store
-from node.web import lookups, words
+from node.web import words
 from node.web.acts import Acts, Failures
 from node.web.guard import Guard, Tokens
 from node.web.live import Live

@@ -13,13 +13,13 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
-from node.db import events, jobs, results, studies
+from node.db import events, jobs, lookups, results, studies
 from node.db.session import Database
 from node.domain.job import ENDED, Job, JobState
 from node.domain.result import Delivery
 from node.domain.study import StudyState
 from node.store import Store
-from node.web import lookups, words
+from node.web import words
 from node.web.guard import Tokens
 
 _LIMIT = 200  # rows of a table

@@ -187,7 +187,7 @@ def test_garbage_is_refused_and_the_association_lives(door: Door, data: bytes) -
     (image,) = synthetic_ct(slices=1)
     association = associate(door, (str(image.SOPClassUID), ExplicitVRLittleEndian))
     assert send_encoded(association, image, data) == 0xC000
-    assert door.files() == door.rows() == []
+    assert (door.files(), door.rows()) == ([], [])
     assert association.send_c_store(image).Status == 0x0000
     association.release()
 

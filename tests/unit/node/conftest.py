@@ -61,7 +61,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _wait_until_ready(port: int, process: subprocess.Popen[bytes]) -> None:
+def _wait_until_ready(port: int, process: subprocess.Popen[Any]) -> None:
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         assert process.poll() is None, "PostgreSQL did not start"
@@ -85,11 +85,12 @@ def postgres_port() -> Iterator[int]:
         os.chown(folder, account.pw_uid, account.pw_gid)
         who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
     data, port = folder / "data", _free_port()
-    command = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]
+    command = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]
     subprocess.run(command, check=True, capture_output=True, cwd=folder, **who)
     options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB"]
     options += ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
-    command = [programs / "postgres", "-D", data, "-p", str(port), *(part for o in options for part in ("-c", o))]
+    command = [str(programs / "postgres"), "-D", str(data), "-p", str(port)]
+    command += [part for option in options for part in ("-c", option)]
     with (folder.parent / f"{folder.name}.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **who)
     try:

@@ -1,4 +1,4 @@
-"""What only the page asks of the tables: cheap answers for many rows at once."""
+"""Cheap answers for many rows at once, as a page asks for them."""
 
 from __future__ import annotations
 
