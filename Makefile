@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system check run bench bench-walk constraints
+.PHONY: help demo test test-system check run bench bench-walk evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,3 +39,7 @@ constraints: ## pin what is installed in .venv
 
 bench-walk: ## seconds from the last image to the results in a real Orthanc, memory of each process
 	@$(BIN)/python -m tests.benchmarks.walk
+
+evaluate: ## both models over every case of the test data, as a table
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data)

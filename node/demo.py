@@ -101,7 +101,7 @@ def _web_port() -> int:
 def _node(home: Path, log: Path) -> Iterator[int]:
     """Run `pacs-node up` over *home*, its log in a file, until the block ends."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PACS_NODE_")}
-    command = [sys.executable, "-m", "node.cli", "up", "--home", str(home)]
+    command = [sys.executable, "-m", "node.cli", "up", "--home", str(home), "--parent", str(os.getpid())]
     port = load_settings(home).port
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdout=stream, stderr=stream, env=environment, start_new_session=True)

@@ -123,7 +123,7 @@ def running_node(folder: Path, extra: str = "", *, name: str = "home", quiet: fl
     log = folder / f"{name}.log"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PACS_NODE_")}
     with log.open("wb") as stream:
-        command = [sys.executable, "-m", "node.cli", "up", "--home", str(home)]
+        command = [sys.executable, "-m", "node.cli", "up", "--home", str(home), "--parent", str(os.getpid())]
         process = subprocess.Popen(command, stderr=stream, stdout=stream, env=environment)
     node = RunningNode(home, port, web_port, "PACSAINODE", process, log)
     try:

@@ -67,9 +67,12 @@ def migrate(home: Home = None) -> None:
 
 
 @app.command()
-def up(home: Home = None) -> None:
+def up(home: Home = None, parent: Parent = 0) -> None:
     """Run the whole node on this machine; Ctrl-C drains and stops it."""
-    Supervisor(settings_for(home, "up")).run()
+    supervisor = Supervisor(settings_for(home, "up"))
+    if parent:
+        end_with_parent(parent)
+    supervisor.run()
 
 
 @app.command()

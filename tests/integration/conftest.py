@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import socketserver
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ from node.scp.server import start_scp
 from node.settings import Settings
 from node.store import Store
 from node.testing import FixedClock
+
+@pytest.fixture(autouse=True)
+def servers_stop_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener looks every 20 ms, not every 500 ms, whether it was told to stop."""
+    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
+
 
 SENDER = {"name": "scanner", "ae_title": "SCANNER", "host": "127.0.0.1", "port": 104}
 

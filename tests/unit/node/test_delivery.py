@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socketserver
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -25,6 +26,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning
 
 _S = DeliveryState
 SEG_UID, SR_UID = "2.25.9001.1.1", "2.25.9001.1.2"
+
+
+@pytest.fixture(autouse=True)
+def servers_stop_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A listener looks every 20 ms, not every 500 ms, whether it was told to stop."""
+    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ SERIES = Series(
     manufacturer="Maker Inc.", calling_ae="SCANNER1",
 )  # fmt: skip
 
-REFUSED = [
+REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"modality": ("MR", "PT")}, {}, "modality is CT, wanted MR or PT"),
     ({"modality": ("CT",)}, {"modality": ""}, "modality is not given, wanted CT"),
     ({"body_part": ("HEAD",)}, {}, "body part is CHEST, wanted HEAD"),
@@ -38,7 +38,7 @@ REFUSED = [
     ({"image_type": ("DERIVED",)}, {}, "image type lacks DERIVED"),
     ({"image_type_not": ("LOCALIZER",)}, {"image_type": ("ORIGINAL", "LOCALIZER")}, "image type holds LOCALIZER"),
 ]
-TAKEN = [
+TAKEN: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({}, {}),
     ({"modality": ("MR", "CT")}, {}),
     ({"body_part": ("chest",)}, {}),
