@@ -8,7 +8,7 @@ from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.db import studies
+from node.db import jobs, results, studies
 from node.db.session import Database
 from node.dicom.geometry import orientation_name
 from node.dicom.header import read_facts
@@ -54,6 +54,9 @@ class Intake:
         with self._database.transaction() as session:
             own = kept.facts.manufacturer == self._manufacturer or studies.is_own_result(session, kept.facts.sop_uid)
             new = studies.keep_instance(session, kept, wakes=not own)
+            if new and studies.is_in_conflict(session, kept.facts.study_uid):
+                for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
+                    results.cancel_open(session, job_id, at=kept.at)
         if not new:
             log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
 

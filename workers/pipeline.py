@@ -9,10 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from node.dicom.encode import ResultContext, ResultObject, encode, write_bytes
-from node.dicom.gate import check
-from node.dicom.reader import read_headers
-
 from models import catalogue
 from models.contract import Findings
 from node.bootstrap import Services
@@ -20,6 +16,9 @@ from node.db import jobs
 from node.db.jobs import NewResult
 from node.db.studies import StoredInstance
 from node.delivery import addresses
+from node.dicom.encode import ResultContext, ResultObject, encode, write_bytes
+from node.dicom.gate import check
+from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
 from node.store import sha256_hex

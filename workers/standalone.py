@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from node.dicom.encode import NodeIdentity, ResultContext, encode, write_bytes
-from node.dicom.gate import check
-from node.dicom.header import read_facts
-from node.dicom.reader import read_headers
 from pydicom import Dataset
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -23,6 +19,10 @@ from models import catalogue
 from models.contract import Findings
 from node import __version__
 from node.cli.common import AsJson, out, print_json
+from node.dicom.encode import NodeIdentity, ResultContext, encode, write_bytes
+from node.dicom.gate import check
+from node.dicom.header import read_facts
+from node.dicom.reader import read_headers
 from node.domain.study import InstanceFacts
 from node.errors import InputInvalid, NotFound, UnreadableInstance
 from node.planning import digest_of

@@ -161,22 +161,34 @@ def supersede_unfinished(
     session: Session, study_uid: str, revision: int, *, at: datetime, keep: Collection[str] = ()
 ) -> int:
     """End the jobs of older revisions whose results do not exist yet, but those to *keep*; return how many."""
-    alive = [s for s in JobState if s not in ENDED and s not in (JobState.RESULT_READY, JobState.DELIVERING)]
+    older = (JobRow.revision < revision) & JobRow.id.not_in(list(keep))
+    early = [s for s in JobState if s not in ENDED and s not in (JobState.RESULT_READY, JobState.DELIVERING)]
+    reason = f"revision {revision} of the study took its place"
+    mine = (JobRow.study_uid == study_uid) & older & JobRow.state.in_(early)
+    return len(_end_all(session, mine, JobState.SUPERSEDED, who="sweep", reason=reason, at=at))
+
+
+def stop_for_conflict(session: Session, study_uid: str, *, who: str, at: datetime) -> list[str]:
+    """End every unfinished job of a study whose instances name different patients; return their ids."""
+    alive = [s for s in JobState if s not in ENDED]
+    mine = (JobRow.study_uid == study_uid) & JobRow.state.in_(alive)
+    reason = "instances of the study name different patients; retry once it is clear whose they are"
+    return _end_all(session, mine, JobState.CANCELLED, who=who, reason=reason, at=at)
+
+
+def _end_all(
+    session: Session, mine: ColumnElement[bool], state: JobState, *, who: str, reason: str, at: datetime
+) -> list[str]:
+    """End the jobs that *mine* selects, whoever holds them: their epoch moves on."""
     rows = session.scalars(
         update(JobRow)
-        .where(
-            JobRow.study_uid == study_uid, JobRow.revision < revision, JobRow.state.in_(alive),
-            JobRow.id.not_in(list(keep)),
-        )
-        .values(
-            state=JobState.SUPERSEDED, epoch=JobRow.epoch + 1, owner="", lease_until=None, updated_at=at,
-            reason=f"revision {revision} of the study took its place",
-        )
+        .where(mine)
+        .values(state=state, epoch=JobRow.epoch + 1, owner="", lease_until=None, updated_at=at, reason=reason)
         .returning(JobRow)
-    ).all()  # fmt: skip
+    ).all()
     for row in rows:
-        events.record(session, "superseded", who="sweep", at=at, detail=row.reason, job_id=row.id)
-    return len(rows)
+        events.record(session, str(state), who=who, at=at, detail=reason, job_id=row.id)
+    return [row.id for row in rows]
 
 
 def same_work(session: Session, study_uid: str, model: str, model_digest: str, input_digest: str) -> Job | None:

@@ -139,6 +139,11 @@ def _instance_values(kept: Kept) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def is_in_conflict(session: Session, uid: str) -> bool:
+    """Return whether instances of this study name different patients."""
+    return session.scalar(select(StudyRow.state).where(StudyRow.uid == uid)) == StudyState.CONFLICT
+
+
 def quiet_since(session: Session, before: datetime, *, limit: int = 50) -> list[str]:
     """Return open studies whose last instance came *before* that time, oldest first."""
     quiet = (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)

@@ -21,6 +21,7 @@ from node.settings import Settings
 from node.store import Store
 from node.testing import FixedClock
 
+
 @pytest.fixture(autouse=True)
 def servers_stop_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     """A listener looks every 20 ms, not every 500 ms, whether it was told to stop."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from node.db import jobs, studies
 from node.domain.job import JobState
+from node.domain.result import DeliveryState
 from node.domain.study import StudyState
 from node.planning import digest_of
 from node.testing import synthetic_ct
@@ -156,6 +157,19 @@ def test_a_study_in_conflict_gets_no_job(world: World) -> None:
     assert world.study(STUDY).state is StudyState.CONFLICT
     assert world.jobs() == []
     assert [event.what for event in world.story(study_uid=STUDY)] == ["conflict"]
+
+
+def test_another_patient_s_instance_stops_what_is_under_way(world: World) -> None:
+    """A result that may lie under the wrong patient is not sent: the running job is taken, the waiting sending ends."""
+    world.keep(*synthetic_ct(slices=4))
+    world.settle()
+    ready = world.start()
+    world.publish(ready, [("seg", SEG_CLASS, f"{STUDY}.8.1", b"x")], ["pacs"])
+    world.keep(*synthetic_ct(slices=1, series_number=2, patient_id="SOMEBODY-ELSE"))
+    (job,) = world.jobs()
+    assert job.state is JobState.CANCELLED
+    assert "different patients" in job.reason
+    assert [delivery.state for delivery in world.deliveries(job.id)] == [DeliveryState.CANCELLED]
 
 
 _PAIRS = st.tuples(st.text("0123456789.", min_size=1, max_size=64), st.text("0123456789abcdef", min_size=64))
