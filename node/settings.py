@@ -7,6 +7,7 @@ import re
 import tomllib
 from datetime import timedelta
 from hashlib import sha256
+from ipaddress import ip_address
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any
@@ -43,6 +44,17 @@ def _pattern(value: str) -> str:
 def _name(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
         raise ValueError(f"not a name: {value!r} (letters, digits, '.', '_' and '-')")
+    return value
+
+
+def _loopback(value: str) -> str:
+    """The page has no sign-in yet: nobody but this machine may reach it."""
+    try:
+        alone = value == "localhost" or ip_address(value).is_loopback
+    except ValueError:
+        alone = False
+    if not alone:
+        raise ValueError(f"{value!r} is not loopback: the page has no sign-in yet; reach it through an ssh tunnel")
     return value
 
 
@@ -129,7 +141,7 @@ class Settings(BaseSettings):
     ae_title: AeTitle = "PACSAINODE"  # what peers call this node
     host: str = "0.0.0.0"  # noqa: S104  # a DICOM node listens to its hospital; peers are checked
     port: int = Field(default=11112, ge=1, le=65535)  # DICOM port
-    web_host: str = "127.0.0.1"  # loopback until the page has a sign-in
+    web_host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"  # loopback until the page has a sign-in
     web_port: int = Field(default=8080, ge=1, le=65535)
     accept_unknown_senders: bool = False  # store for any calling AE title, not only for peers
     max_associations: int = Field(default=32, ge=1, le=500)

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 
 from node.bootstrap import build
-from node.cli import EXIT_CODES
-from node.cli.common import Home, Parent, settings_for
-from node.errors import NodeError
+from node.cli.common import Home, Parent, run_app, settings_for
 from node.processes import end_with_parent
 from workers.standalone import run_command
 from workers.tasks import make_worker_app
@@ -49,9 +44,5 @@ def worker(
 
 
 def main() -> None:
-    """Run the worker's command line; a failure that we foresee is one clear message and its exit code."""
-    try:
-        app()
-    except NodeError as why:
-        Console(stderr=True).print(f"[bold red]{escape(type(why).__name__)}:[/] {escape(str(why))}", highlight=False)
-        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(why, kind)))
+    """Run the worker's command line."""
+    run_app(app)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from models import catalogue
 from models.contract import Findings
 from node.bootstrap import Services
@@ -49,11 +51,15 @@ class Heartbeat:
     def _beat(self) -> None:
         settings = self._services.settings
         while not self._over.wait(min(1.0, settings.heartbeat.total_seconds())):
-            with self._services.database.transaction() as session:
-                ours = jobs.beat(
-                    session, self._job, now=self._services.now(), lease=settings.lease,
-                    progress=self._progress, stage=self._stage,
-                )  # fmt: skip
+            try:
+                with self._services.database.transaction() as session:
+                    ours = jobs.beat(
+                        session, self._job, now=self._services.now(), lease=settings.lease,
+                        progress=self._progress, stage=self._stage,
+                    )  # fmt: skip
+            except SQLAlchemyError as why:  # the lease outlasts several beats; the fence decides if it does not
+                log.warning("heartbeat missed", extra={**self._job.fields, "why": type(why).__name__})
+                continue
             if not ours:
                 self._lost.set()
                 return

@@ -11,8 +11,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from node.bootstrap import Services, build, prepare
+from node.errors import NodeError, NotFound, PeerAway, PeerRefused, SettingsError
 from node.logs import set_up_logging
 from node.settings import Settings, load_settings
 
@@ -30,6 +32,26 @@ Home = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Parent = Annotated[int, typer.Option("--parent", hidden=True, help="Stop when this process is gone.")]
+
+
+#: What an exit code means; the first class that fits decides.
+EXIT_CODES: tuple[tuple[type[NodeError], int], ...] = (
+    (SettingsError, 2),
+    (NotFound, 3),
+    (PeerAway, 4),
+    (PeerRefused, 4),
+    (NodeError, 1),
+)
+
+
+def run_app(commands: typer.Typer) -> None:
+    """Run a command line; a failure that we foresee is one clear message and its exit code."""
+    try:
+        commands()
+    except NodeError as why:
+        said = f"[bold red]{escape(type(why).__name__)}:[/] {escape(str(why))}"
+        Console(stderr=True, soft_wrap=True).print(said, highlight=False)
+        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(why, kind)))
 
 
 def open_node(home: Path | None) -> Services:
