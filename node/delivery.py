@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
+from models import catalogue
 from node.db import jobs, results
 from node.db.results import Outcome
 from node.db.session import Database
@@ -187,7 +188,7 @@ def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str
         job = jobs.get(session, job_id)
         if job.state in (JobState.RESULT_READY, JobState.DELIVERING):
             return _resend(session, job, who=who, at=at)
-        jobs.retry(session, job.id, who=who, at=at)
+        jobs.retry(session, job.id, model_digest=catalogue.digest(job.model), who=who, at=at)
         return "the model runs again"
 
 

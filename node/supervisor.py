@@ -18,7 +18,7 @@ from pathlib import Path
 
 from node import embedded_redis
 from node.bootstrap import prepare
-from node.errors import SettingsError
+from node.errors import NodeError, SettingsError
 from node.processes import stop_event
 from node.settings import Settings
 
@@ -40,6 +40,10 @@ class Role:
     started: float = field(default_factory=time.monotonic)
     wait: float = _FIRST_WAIT
     restart_at: float = 0.0
+
+    def put_off(self, now: float) -> None:
+        """Start it again after its wait, which doubles."""
+        self.restart_at, self.wait = now + self.wait, min(self.wait * 2, _LONGEST_WAIT)
 
 
 class Supervisor:
@@ -84,10 +88,20 @@ class Supervisor:
             if not role.restart_at:
                 code = role.process.returncode
                 log.error("a role died", extra={"role_name": role.name, "code": code, "again_in": role.wait})
-                role.restart_at, role.wait = now + role.wait, min(role.wait * 2, _LONGEST_WAIT)
+                role.put_off(now)
             elif now >= role.restart_at:
-                role.process, role.started, role.restart_at = role.start(), now, 0.0
-                self._write_state()
+                self._start_again(role, now)
+
+    def _start_again(self, role: Role, now: float) -> None:
+        """Start a dead role; where that fails, the others run on and it is tried again."""
+        try:
+            role.process = role.start()
+        except (NodeError, OSError) as why:
+            log.error("a role does not start", extra={"role_name": role.name, "why": why, "again_in": role.wait})
+            role.put_off(now)
+            return
+        role.started, role.restart_at = now, 0.0
+        self._write_state()
 
     def _drain(self) -> None:
         """Take no more, finish what runs, then stop the rest; a second signal ends everything at once."""

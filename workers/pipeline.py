@@ -81,7 +81,7 @@ def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
         instances = jobs.inputs(session, job.id)
     paths = _checked_paths(services, instances)
     if catalogue.digest(job.model) != job.model_digest:
-        raise OutputInvalid(f"model {job.model} has changed since this job was planned: send the study again")
+        raise OutputInvalid(f"model {job.model} has changed since this job was planned: retry it to use the new one")
     scratch = services.store.scratch(job.id, job.epoch)
     try:
         with Heartbeat(services, job) as heart:

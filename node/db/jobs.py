@@ -215,10 +215,13 @@ def cancel(session: Session, job_id: str, *, who: str, at: datetime) -> Job:
     return cancelled
 
 
-def retry(session: Session, job_id: str, *, who: str, at: datetime) -> Job:
-    """Run an ended job again on a person's word, with all its attempts."""
+def retry(session: Session, job_id: str, *, model_digest: str, who: str, at: datetime) -> Job:
+    """Run an ended job again on a person's word, with all its attempts and the model as it is now."""
     job = get(session, job_id)
-    retried = _move(session, job, JobState.PENDING, at=at, attempts=0, not_before=at, reason="", epoch=job.epoch + 1)
+    retried = _move(
+        session, job, JobState.PENDING, at=at, attempts=0, not_before=at, reason="", epoch=job.epoch + 1,
+        model_digest=model_digest,
+    )  # fmt: skip
     events.record(session, "retried", who=who, at=at, job_id=job.id)
     events.announce(session, RUN_JOB, job.id, at=at)
     return retried

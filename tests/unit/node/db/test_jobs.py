@@ -157,7 +157,7 @@ def test_a_cancelled_job_that_runs_again_writes_its_results_anew(world: World) -
     world.publish(world.start(), [SEG], ["pacs"])
     with world.database.transaction() as session:
         jobs.cancel(session, job_id, who="admin", at=world.clock())
-        jobs.retry(session, job_id, who="admin", at=world.clock())
+        jobs.retry(session, job_id, model_digest="d" * 64, who="admin", at=world.clock())
     world.publish(world.start(), [SEG], ["pacs"])
     with world.database.reading() as session:
         assert [result.sop_uid for result in results.results_of(session, job_id)] == ["2.25.500"]
@@ -169,7 +169,7 @@ def test_retry_and_cancel_by_the_beginning_of_an_id_are_in_the_jobs_own_story(wo
     job_id = world.add_job()
     with world.database.transaction() as session:
         jobs.cancel(session, job_id[:8], who="admin", at=world.clock())
-        jobs.retry(session, job_id[:8], who="admin", at=world.clock())
+        jobs.retry(session, job_id[:8], model_digest="d" * 64, who="admin", at=world.clock())
     assert [event.what for event in world.story(job_id=job_id)] == ["planned", "cancelled", "retried"]
     assert {job for _, job in world.bells()} == {job_id}
 
