@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,6 +77,7 @@ def prepare(settings: Settings) -> None:
     """Make the home folder and bring the database to the newest schema; safe to run again."""
     check_models(settings)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o750)
+    node_identity(settings)
     migrate(settings.database)
 
 
@@ -107,13 +109,18 @@ def node_identity(settings: Settings) -> NodeIdentity:
 
 
 def _kept_node_id(home: Path) -> str:
+    """Return the home's node id; made whole or not at all, by whichever process comes first."""
     file = home / "node-id"
-    try:
-        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o640)
-    except FileExistsError:
-        return file.read_text(encoding="ascii").strip()
-    with os.fdopen(handle, "w", encoding="ascii") as out:
-        out.write(f"{uuid4()}\n")
-        out.flush()
-        os.fsync(out.fileno())
-    return file.read_text(encoding="ascii").strip()
+    if not file.exists():
+        part = home / f"node-id.{os.getpid()}.part"
+        with part.open("w", encoding="ascii") as out:
+            out.write(f"{uuid4()}\n")
+            out.flush()
+            os.fsync(out.fileno())
+        with suppress(FileExistsError):
+            os.link(part, file)  # unlike a rename, it never replaces another process's
+        part.unlink()
+    kept = file.read_text(encoding="ascii").strip()
+    if not kept:
+        raise SettingsError(f"{file} is empty: put back the id from a backup, or set node_id")
+    return kept

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from models import catalogue
-from node.db import jobs, results
+from node.db import jobs, results, studies
 from node.db.results import Outcome
 from node.db.session import Database
 from node.domain.job import Job, JobState
 from node.domain.peer import SENDER, Answer, AnswerKind, OutgoingFile, Peer
 from node.domain.result import Delivery, DeliveryState, Result
-from node.errors import NotFound, PeerAway, PeerRefused
+from node.errors import IllegalMove, NotFound, PeerAway, PeerRefused
 from node.settings import Settings
 from node.store import Store
 from node.transport import Transport
@@ -188,6 +188,8 @@ def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str
         job = jobs.get(session, job_id)
         if job.state in (JobState.RESULT_READY, JobState.DELIVERING):
             return _resend(session, job, who=who, at=at)
+        if studies.is_in_conflict(session, job.study_uid):
+            raise IllegalMove("the study's instances name different patients: nothing of it is run or sent")
         jobs.retry(session, job.id, model_digest=catalogue.digest(job.model), who=who, at=at)
         return "the model runs again"
 

@@ -25,7 +25,7 @@ from node.db import events, jobs
 from node.dicom.header import read_facts
 from node.domain.job import ENDED, Job, JobState
 from node.domain.peer import AnswerKind, OutgoingFile, Peer
-from node.errors import PeerAway, PeerRefused
+from node.errors import PeerAway, PeerRefused, SettingsError
 from node.readback import ReadSegment, read_measures, read_segments
 from node.settings import load_settings
 from node.testing import ScriptedPacs, thorax_study
@@ -52,9 +52,7 @@ class Check:
 def run(folder: Path, *, keep_running: bool) -> bool:
     """Run the demo below *folder*; return whether everything that it shows is true."""
     began = time.monotonic()
-    folder = folder.resolve()
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder = _fresh(folder.resolve())
     with ScriptedPacs(folder / "pacs", ae_title="DEMOPACS") as pacs:
         home = _make_home(folder / "home", pacs.peer("pacs"))
         _say(began, f"stand-in PACS listens on port {pacs.peer('pacs').port}")
@@ -67,6 +65,18 @@ def run(folder: Path, *, keep_running: bool) -> bool:
             if keep_running:
                 _wait_for_ctrl_c()
     return good
+
+
+def _fresh(folder: Path) -> Path:
+    """Return *folder*, emptied where it is an earlier demo's; refuse to touch anything else that lies there."""
+    marker = folder / ".pacs-node-demo"
+    if folder.exists() and any(folder.iterdir()) and not marker.exists():
+        raise SettingsError(f"{folder} is not empty and not an earlier demo's: choose another folder with --out")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    marker.touch()
+    return folder
 
 
 def _say(began: float, what: str) -> None:
@@ -243,9 +253,11 @@ def _explain(services: Services, folder: Path) -> None:
     settings = services.settings
     out.print(f"page  http://127.0.0.1:{settings.web_port} while the node runs (make demo KEEP=1)", highlight=False)
     out.print(
-        "your own scanner: pacs-node init --home NODE; name the scanner as a \\[[peer]] in NODE/pacs-node.toml; "
+        "your own scanner: pacs-node init --home NODE; name the scanner as a [[peer]] in NODE/pacs-node.toml; "
         "pacs-node up --home NODE; then add to the scanner: AE title PACSAINODE, this machine's address, port 11112",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
     out.print(f"everything of this demo lies in {folder}", highlight=False, soft_wrap=True)
 

@@ -26,11 +26,17 @@ def is_dead(owner: str) -> bool:
         return False
     if host != socket.gethostname():
         return False
-    return boot != _boot_id() or _started(pid) != started
+    if boot.split("-")[0] != _boot_id().split("-")[0]:
+        return True  # the machine has started anew since
+    if boot != _boot_id():
+        return False  # another container of this machine: its process ids mean nothing here; the lease decides
+    return _started(pid) != started
 
 
 def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+    """Return what tells this boot of the machine, and this process namespace of it, from all others."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
+    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino:x}"
 
 
 def _started(pid: int) -> str:

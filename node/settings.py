@@ -162,7 +162,7 @@ class Settings(BaseSettings):
     job_time_limit: Duration = timedelta(minutes=20)  # the model is stopped after this
     max_attempts: int = Field(default=3, ge=1, le=20)
     lease: Duration = timedelta(seconds=60)
-    heartbeat: Duration = timedelta(seconds=5)
+    heartbeat: Duration = timedelta(seconds=2)  # also how fresh the shown progress is
     retry_base: Duration = timedelta(seconds=5)  # first wait after a failed attempt or delivery; doubles
     retry_cap: Duration = timedelta(minutes=15)
     delivery_age_limit: Duration = timedelta(days=7)  # then a delivery is parked for a person

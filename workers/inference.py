@@ -145,6 +145,8 @@ class InferenceChild:
             if message.kind == "progress":
                 on_progress(message.fraction, message.text)
             else:
+                if message.kind == "crashed":
+                    self.kill()  # what broke may have left the process, or its GPU context, broken for the next run
                 return _answer(message)
 
     def _next(self, connection: Connection) -> _Message | None:

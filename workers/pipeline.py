@@ -50,7 +50,7 @@ class Heartbeat:
 
     def _beat(self) -> None:
         settings = self._services.settings
-        while not self._over.wait(min(1.0, settings.heartbeat.total_seconds())):
+        while not self._over.wait(settings.heartbeat.total_seconds()):
             try:
                 with self._services.database.transaction() as session:
                     ours = jobs.beat(
@@ -79,12 +79,12 @@ def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
     """Run the model for *job*, freeze and publish its results; everything else is raised."""
     with services.database.reading() as session:
         instances = jobs.inputs(session, job.id)
-    paths = _checked_paths(services, instances)
     if catalogue.digest(job.model) != job.model_digest:
         raise OutputInvalid(f"model {job.model} has changed since this job was planned: retry it to use the new one")
     scratch = services.store.scratch(job.id, job.epoch)
     try:
         with Heartbeat(services, job) as heart:
+            paths = _checked_paths(services, instances)
             ran = child.run(
                 Request(paths=paths, model=job.model, device=services.settings.device, folder=scratch),
                 limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,

@@ -172,7 +172,7 @@ def stop_for_conflict(session: Session, study_uid: str, *, who: str, at: datetim
     """End every unfinished job of a study whose instances name different patients; return their ids."""
     alive = [s for s in JobState if s not in ENDED]
     mine = (JobRow.study_uid == study_uid) & JobRow.state.in_(alive)
-    reason = "instances of the study name different patients; retry once it is clear whose they are"
+    reason = "instances of the study name different patients: nothing of it is run or sent"
     return _end_all(session, mine, JobState.CANCELLED, who=who, reason=reason, at=at)
 
 

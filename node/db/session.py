@@ -22,8 +22,9 @@ BUSY_SECONDS = 30  # how long SQLite waits for another process's write
 def open_engine(url: str) -> Engine:
     """Return an engine whose commits survive a power cut (SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE)."""
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+    # Parameters may be patient data; they must not stand in error messages.
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
     event.listen(engine, "connect", _on_sqlite_connect)
     event.listen(engine, "begin", _on_sqlite_begin)
     return engine

@@ -59,12 +59,6 @@ def _insert_new(session: Session, table: type[Any], values: dict[str, Any]) -> b
     return session.execute(statement).first() is not None
 
 
-def has_instance(session: Session, sop_uid: str, content_sha: str) -> bool:
-    """Return whether these very bytes of this instance are already kept."""
-    mine = (InstanceRow.sop_uid == sop_uid) & (InstanceRow.content_sha == content_sha)
-    return session.scalar(select(InstanceRow.id).where(mine)) is not None
-
-
 def is_own_result(session: Session, sop_uid: str) -> bool:
     """Return whether this instance is one that the node made itself."""
     return session.scalar(select(ResultRow.id).where(ResultRow.sop_uid == sop_uid)) is not None

@@ -26,6 +26,7 @@ _FEWEST = 3  # slices that make a volume
 _MAJORITY = 0.9  # share of a series that must agree before the rest is left out
 _AIR = -1024.0  # HU, what CT padding is read as
 _SPACINGS = (0.01, 50.0)  # mm, least and greatest distance between pixels
+_PATIENT = ("PatientID", "IssuerOfPatientID", "PatientName", "PatientBirthDate")  # equal in all images of one volume
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -220,6 +221,8 @@ def _check_one_volume(images: Sequence[_Image]) -> None:
     """Refuse images that cannot be slices of one volume, though all have one size and orientation."""
     if len({str(image.header.get("FrameOfReferenceUID") or "") for image in images}) > 1:
         raise InputInvalid("the images are of several frames of reference: their positions cannot be compared")
+    if len({tuple(str(image.header.get(word) or "") for word in _PATIENT) for image in images}) > 1:
+        raise InputInvalid("the images name different patients; whose they are must be settled at their source")
     if len({str(image.header.get("Modality") or "") for image in images}) > 1:
         raise InputInvalid("the images are of several modalities")
     for image in images:

@@ -19,7 +19,7 @@ import psutil
 
 from node.domain.job import JobState
 from node.supervisor import running_roles
-from tests.rig import RunningNode, running_node, running_orthanc, wait_for
+from tests.rig import RunningNode, running_node, running_orthanc
 
 QUIET = 2.0  # seconds
 STUDY = "ct-chest-lung1-001"
@@ -74,15 +74,14 @@ def main() -> None:
             began = time.monotonic()
             orthanc.call("/modalities/node/store", study.encode())
             sent = time.monotonic()
-            results = lambda: len(orthanc.of_modality("SEG") + orthanc.of_modality("SR")) == 4  # noqa: E731
-            wait_for("four results", results, limit=300)
-            ended = time.monotonic()
-            states = [job.state for job in node.wait_until_ended(2)]
+            states = [job.state for job in node.wait_until_ended(2, limit=300)]
+            ended = time.monotonic()  # a job is done once Orthanc has acknowledged each of its results
+            received = len(orthanc.of_modality("SEG") + orthanc.of_modality("SR"))
             peaks = watch.stop()
     figures = {
         "bench": "walk", "study": STUDY, "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "images_per_s": round(134 / (sent - began), 1), "seconds_to_results": round(ended - sent - QUIET, 1),
-        "jobs_done": states.count(JobState.DONE), "peak_mib": peaks,
+        "jobs_done": states.count(JobState.DONE), "results_in_pacs": received, "peak_mib": peaks,
     }  # fmt: skip
     sys.stdout.write(json.dumps(figures) + "\n")
 

@@ -37,7 +37,7 @@ MISTAKES = [
     ('uid_root = "1.2.x"', "uid_root: String should match"),
     ("retry_base = 0", "retry_base: Input should be greater than 0"),
     ("quiet_period = -5", "quiet_period: Input should be greater than 0"),
-    ("lease = 10", "lease must be at least three times heartbeat"),
+    ("lease = 5", "lease must be at least three times heartbeat"),
     (PEER + "port = 70000", "peer[1].port: Input should be less than or equal to 65535"),
     (PEER + 'colour = "red"', "peer[1].colour: Extra inputs are not permitted"),
     (PEER + PEER, "two peers are called 'pacs'"),
