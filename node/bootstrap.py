@@ -112,7 +112,7 @@ def _kept_node_id(home: Path) -> str:
     """Return the home's node id; made whole or not at all, by whichever process comes first."""
     file = home / "node-id"
     if not file.exists():
-        part = home / f"node-id.{os.getpid()}.part"
+        part = home / f"node-id.{uuid4().hex}.part"
         with part.open("w", encoding="ascii") as out:
             out.write(f"{uuid4()}\n")
             out.flush()

@@ -5,13 +5,16 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.db import jobs, studies
+from node.delivery import retry_job
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
+from node.errors import IllegalMove
 from node.planning import digest_of
 from node.testing import synthetic_ct
 from tests.unit.node.conftest import RULE, SEG_CLASS, World
@@ -170,6 +173,8 @@ def test_another_patient_s_instance_stops_what_is_under_way(world: World) -> Non
     assert job.state is JobState.CANCELLED
     assert "different patients" in job.reason
     assert [delivery.state for delivery in world.deliveries(job.id)] == [DeliveryState.CANCELLED]
+    with pytest.raises(IllegalMove, match="different patients"):
+        retry_job(world.database, job.id, who="admin", at=world.clock())
 
 
 _PAIRS = st.tuples(st.text("0123456789.", min_size=1, max_size=64), st.text("0123456789abcdef", min_size=64))

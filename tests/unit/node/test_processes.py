@@ -49,6 +49,12 @@ def test_a_process_from_before_the_last_boot_is_dead() -> None:
     assert is_dead(f"{place}:00000000:{pid}:{started}")
 
 
+def test_a_process_of_another_container_of_this_machine_may_well_live() -> None:
+    """The same host name and boot, but process ids of another namespace: its lease decides."""
+    place, boot, pid, started = identity("gpu").rsplit(":", 3)
+    assert not is_dead(f"{place}:{boot.split('-')[0]}-1:{pid}:{started}")
+
+
 @pytest.mark.parametrize(
     "owner", ["", "somebody", "gpu@elsewhere:1234:1:1", f"gpu@{os.uname().nodename}:b:no:1", "a@b"]
 )
