@@ -18,6 +18,7 @@ from node.domain.job import Job, JobState
 from node.domain.peer import SENDER, Answer, AnswerKind, OutgoingFile, Peer
 from node.domain.result import Delivery, DeliveryState, Result
 from node.errors import IllegalMove, NotFound, PeerAway, PeerRefused
+from node.logs import failure
 from node.settings import Settings
 from node.store import Store
 from node.transport import Transport
@@ -55,7 +56,7 @@ class Deliverer:
     def _claim(self, job_id: str) -> list[tuple[Delivery, Result]]:
         now = self.now()
         with self.database.transaction() as session:
-            job = jobs.get(session, job_id)
+            job = jobs.get(session, job_id, lock=True)
             if job.state not in (JobState.RESULT_READY, JobState.DELIVERING):
                 return []
             batch = results.claim(session, job.id, worker=self.worker, now=now, lease=_LEASE)
@@ -84,6 +85,9 @@ class Deliverer:
             left = Answer(kind=AnswerKind.LATER, reason=str(why))
         except (PeerRefused, NotFound) as why:
             left = Answer(kind=AnswerKind.REFUSED, reason=str(why))
+        except Exception as why:  # noqa: BLE001  # whether the peer has it nobody knows: it is asked first, and in the end parked
+            log.error("sending failed: %s", failure(why), extra={"job_id": batch[0][0].job_id})
+            left = Answer(kind=AnswerKind.UNKNOWN, reason=f"sending failed: {type(why).__name__}")
         for delivery, _ in waiting:
             yield delivery, self._outcome(delivery, left)
 
@@ -190,6 +194,9 @@ def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str
             return _resend(session, job, who=who, at=at)
         if studies.is_in_conflict(session, job.study_uid):
             raise IllegalMove("the study's instances name different patients: nothing of it is run or sent")
+        if job.state is JobState.CANCELLED and results.results_of(session, job.id):
+            jobs.advance(session, job, JobState.RESULT_READY, at=at)
+            return _resend(session, job, who=who, at=at)
         jobs.retry(session, job.id, model_digest=catalogue.digest(job.model), who=who, at=at)
         return "the model runs again"
 

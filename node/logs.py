@@ -6,6 +6,8 @@ import json
 import logging
 import sys
 import time
+import traceback
+from pathlib import PurePath
 from typing import TextIO
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -22,6 +24,13 @@ def set_up_logging(role: str, *, level: str = "INFO", form: str = "text", stream
     root.setLevel(level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def failure(why: BaseException) -> str:
+    """Return what an unforeseen exception is and where it arose, without its message, which may quote patient data."""
+    frames = traceback.extract_tb(why.__traceback__)[-3:]
+    places = " < ".join(f"{PurePath(frame.filename).name}:{frame.lineno}" for frame in reversed(frames))
+    return f"{type(why).__name__} at {places}" if places else type(why).__name__
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

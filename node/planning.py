@@ -17,6 +17,7 @@ from node.db.studies import Choice
 from node.db.tables import StudyRow
 from node.domain.rule import Rule, best_first
 from node.domain.study import Series
+from node.logs import failure
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,12 @@ def settle_quiet(database: Database, rules: Sequence[Rule], *, quiet: timedelta,
         waiting = studies.quiet_since(session, now - quiet)
     planned = []
     for uid in waiting:
-        with database.transaction() as session:
-            done = _settle(session, uid, rules, quiet=quiet, now=now)
+        try:
+            with database.transaction() as session:
+                done = _settle(session, uid, rules, quiet=quiet, now=now)
+        except Exception as why:  # noqa: BLE001  # one study that cannot be planned delays no other; it is tried again
+            log.error("study not settled: %s", failure(why), extra={"study_uid": uid})
+            continue
         if done is not None:
             log.info("study settled", extra={"study_uid": uid, "revision": done.revision, "jobs": len(done.job_ids)})
             planned.append(done)

@@ -189,6 +189,7 @@ class Settings(BaseSettings):
         names = {peer.name for peer in self.peer}
         _unique("peer", [peer.name for peer in self.peer])
         _unique("rule", [rule.name for rule in self.rule])
+        _unique("peer's AE title", [peer.ae_title for peer in self.peer])  # results go back to it by this name
         for rule in self.rule:
             for destination in rule.destinations:
                 if destination != SENDER and destination not in names:

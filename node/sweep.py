@@ -6,13 +6,12 @@ import logging
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from node.broker import Broker
 from node.db import events, jobs, results
 from node.db.session import Database
 from node.domain.job import Job
 from node.errors import BrokerAway, LeaseLost
+from node.logs import failure
 from node.planning import settle_quiet
 from node.processes import is_dead
 from node.settings import Settings
@@ -46,8 +45,8 @@ class Sweep:
                 part()
             except BrokerAway as why:
                 log.warning("doorbells wait: %s", why)
-            except (SQLAlchemyError, OSError):
-                log.exception("a part of the sweep failed", extra={"part": part.__name__})
+            except Exception as why:  # noqa: BLE001  # the outermost frame of the sweep: its other parts go on, this one comes again
+                log.error("a part of the sweep failed: %s", failure(why), extra={"part": part.__name__})
 
     def _settle(self) -> None:
         settle_quiet(self.database, self.settings.rules, quiet=self.settings.quiet_period, now=self.now())

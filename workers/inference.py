@@ -22,6 +22,7 @@ from models import catalogue
 from models.contract import Detection, Findings, Model, NotApplicable, Segment
 from node.dicom.reader import LoadedSeries, read_series
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
+from node.logs import failure
 from node.pictures import render_overlays
 from workers import findings_io
 
@@ -226,7 +227,7 @@ def _serve_one(connection: Connection, request: Request, models: dict[str, Model
     except OutputInvalid as why:
         return _Message(kind="output invalid", text=str(why))
     except Exception as why:  # noqa: BLE001  # the outermost frame of this process: told to the parent, which records it
-        return _Message(kind="crashed", text=f"the model failed: {type(why).__name__}: {why}")
+        return _Message(kind="crashed", text=f"the model failed: {failure(why)}")
 
 
 def _end_with(parent: int) -> None:

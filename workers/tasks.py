@@ -12,7 +12,8 @@ from node.broker import TASKS, make_app
 from node.db import jobs
 from node.delivery import back_off
 from node.domain.job import Job, JobState
-from node.errors import InputInvalid, LeaseLost, ModelNotApplicable, Permanent
+from node.errors import InputInvalid, LeaseLost, ModelNotApplicable, NodeError, Permanent
+from node.logs import failure
 from workers.inference import InferenceChild
 from workers.pipeline import run_attempt
 
@@ -58,9 +59,10 @@ def run_most_urgent(services: Services, child: InferenceChild, *, hint: str) -> 
         _end(services, job, JobState.NOT_APPLICABLE, str(why))
     except Permanent as why:
         _end(services, job, JobState.FAILED, str(why))
-    except Exception as why:  # the outermost frame: record, and let the sweep try again
-        log.exception("attempt failed", extra=job.fields)
-        _give_back(services, job, f"{type(why).__name__}: {why}")
+    except Exception as why:  # noqa: BLE001  # the outermost frame: record, and let the sweep try again
+        reason = str(why) if isinstance(why, NodeError) else failure(why)
+        log.error("attempt failed: %s", reason, extra=job.fields)
+        _give_back(services, job, reason)
     else:
         log.info("results ready", extra={**job.fields, "seconds": ran.seconds, "peak_mib": ran.peak_mib})
 

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from node.bootstrap import Services, build, prepare
+from node.bootstrap import Services, build
 from node.errors import NodeError, NotFound, PeerAway, PeerRefused, SettingsError
 from node.logs import set_up_logging
 from node.settings import Settings, load_settings
@@ -55,10 +55,11 @@ def run_app(commands: typer.Typer) -> None:
 
 
 def open_node(home: Path | None) -> Services:
-    """Return the services of a node for a command that looks or acts; its home is made where there is none."""
+    """Return the services of a node for a command that looks or acts; SettingsError where there is no node."""
     settings = load_settings(home)
     set_up_logging("cli", level="WARNING")
-    prepare(settings)
+    if not settings.home.is_dir():
+        raise SettingsError(f"there is no node in {settings.home}: pacs-node init makes one, --home names one")
     return build(settings, "cli")
 
 

@@ -315,9 +315,10 @@ def inputs(session: Session, job_id: str) -> list[StoredInstance]:
     return [_stored(row) for row in rows]
 
 
-def get(session: Session, job_id: str) -> Job:
+def get(session: Session, job_id: str, *, lock: bool = False) -> Job:
     """Return one job by its id or an unambiguous beginning of it; NotFound where there is none."""
-    rows = session.scalars(select(JobRow).where(JobRow.id.startswith(job_id, autoescape=True)).limit(2)).all()
+    query = select(JobRow).where(JobRow.id.startswith(job_id, autoescape=True)).limit(2)
+    rows = session.scalars(query.with_for_update() if lock else query).all()
     if len(rows) != 1:
         raise NotFound(f"there is no job {job_id}" if not rows else f"more than one job begins with {job_id}")
     return to_domain(rows[0])

@@ -151,14 +151,15 @@ def cancel_open(session: Session, job_id: str, *, at: datetime) -> None:
 
 
 def requeue_parked(session: Session, job_id: str, *, at: datetime) -> int:
-    """Try parked deliveries of a job again, at once; return how many."""
-    rows = session.scalars(
-        update(DeliveryRow)
-        .where(DeliveryRow.job_id == job_id, DeliveryRow.state.in_((_S.PARKED, _S.RETRY_WAIT)))
-        .values(state=_S.QUEUED, next_at=at, created_at=at, updated_at=at, reason="")
-        .returning(DeliveryRow.id)
-    ).all()
-    return len(rows)
+    """Try the deliveries of a job that are parked, waiting or cancelled again, at once; return how many.
+
+    One whose fate is unknown stays so: the peer is asked before it is sent.
+    """
+    mine, again = DeliveryRow.job_id == job_id, {"next_at": at, "created_at": at, "updated_at": at, "reason": ""}
+    waiting = DeliveryRow.state.in_((_S.PARKED, _S.RETRY_WAIT, _S.CANCELLED))
+    queued = update(DeliveryRow).where(mine, waiting).values(state=_S.QUEUED, **again).returning(DeliveryRow.id)
+    asked = update(DeliveryRow).where(mine, DeliveryRow.state == _S.UNKNOWN).values(**again).returning(DeliveryRow.id)
+    return len(session.scalars(queued).all()) + len(session.scalars(asked).all())
 
 
 def count_open_by_peer(session: Session) -> dict[str, dict[str, int]]:

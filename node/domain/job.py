@@ -39,7 +39,7 @@ MOVES: dict[JobState, frozenset[JobState]] = {
     _S.DELIVERING: frozenset({_S.DONE, _S.CANCELLED}),
     _S.DONE: frozenset(),
     _S.FAILED: frozenset({_S.PENDING}),
-    _S.CANCELLED: frozenset({_S.PENDING}),
+    _S.CANCELLED: frozenset({_S.PENDING, _S.RESULT_READY}),  # with results: they are sent, not made again
     _S.NOT_APPLICABLE: frozenset({_S.PENDING}),
     _S.INPUT_INVALID: frozenset({_S.PENDING}),
     _S.SUPERSEDED: frozenset(),

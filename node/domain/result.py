@@ -36,7 +36,7 @@ MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
     _S.RETRY_WAIT: frozenset({_S.SENDING, _S.QUEUED, _S.PARKED, _S.CANCELLED}),
     _S.PARKED: frozenset({_S.QUEUED, _S.CANCELLED}),
     _S.ACKED: frozenset(),
-    _S.CANCELLED: frozenset(),
+    _S.CANCELLED: frozenset({_S.QUEUED}),
 }
 
 

@@ -19,7 +19,7 @@ from node.domain.peer import Peer
 from node.domain.result import MOVES, Delivery, DeliveryState, check_move
 from node.errors import IllegalMove
 from node.testing import ScriptedPacs, part10, synthetic_ct
-from tests.unit.node.conftest import World
+from tests.unit.node.conftest import SEG_CLASS, World
 
 # pynetdicom shuts a socket that never connected down before it closes it; that raises, and the close is skipped.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -318,3 +318,16 @@ def test_only_the_listed_moves_are_legal(old: DeliveryState, new: DeliveryState)
     else:
         with pytest.raises(IllegalMove, match=f"{old} and cannot become {new}"):
             check_move(1, old, new)
+
+
+def test_retrying_a_cancelled_job_sends_the_frozen_results_and_runs_no_model(world: World) -> None:
+    """Build once, send many: a second run might differ under the same UIDs."""
+    world.add_job()
+    job = world.start()
+    world.publish(job, [("seg", SEG_CLASS, "2.25.500", b"x")], ["pacs"])
+    cancel_job(world.database, job.id, who="admin", at=world.clock())
+    said = retry_job(world.database, job.id, who="admin", at=world.clock())
+    assert "tried again" in said
+    assert world.job(job.id).state is JobState.RESULT_READY
+    assert [delivery.state for delivery in world.deliveries(job.id)] == [DeliveryState.QUEUED]
+    assert world.job(job.id).attempts == 1

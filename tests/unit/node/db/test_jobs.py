@@ -196,5 +196,6 @@ def test_only_the_listed_moves_are_legal(old: JobState, new: JobState) -> None:
 
 
 def test_an_ended_job_leaves_its_state_only_on_a_persons_word() -> None:
-    """From every ended state there is at most one way: pending again."""
-    assert all(MOVES[state] <= {JobState.PENDING} for state in ENDED)
+    """Pending again, or, where its results exist already, to their delivery."""
+    assert all(MOVES[state] <= {JobState.PENDING} for state in ENDED - {JobState.CANCELLED})
+    assert MOVES[JobState.CANCELLED] == {JobState.PENDING, JobState.RESULT_READY}

@@ -19,9 +19,15 @@ def test_a_delivery_that_nobody_knows_of_can_be_found_sent_again_or_parked() -> 
         check_move(1, DeliveryState.UNKNOWN, state)
 
 
-@pytest.mark.parametrize("old", [DeliveryState.ACKED, DeliveryState.CANCELLED])
-def test_what_has_ended_stays_ended(old: DeliveryState) -> None:
+def test_what_the_peer_has_stays_acknowledged() -> None:
     """No move leads out; the refusal names both states."""
     for new in DeliveryState:
-        with pytest.raises(IllegalMove, match=f"is {old} and cannot become {new}"):
-            check_move(1, old, new)
+        with pytest.raises(IllegalMove, match=f"is acked and cannot become {new}"):
+            check_move(1, DeliveryState.ACKED, new)
+
+
+def test_what_was_cancelled_is_sent_only_on_a_person_s_word() -> None:
+    """It is queued again, and goes the whole way."""
+    check_move(1, DeliveryState.CANCELLED, DeliveryState.QUEUED)
+    with pytest.raises(IllegalMove):
+        check_move(1, DeliveryState.CANCELLED, DeliveryState.SENDING)
