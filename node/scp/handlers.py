@@ -5,12 +5,19 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.uid import UID
 from pynetdicom.events import Event
 
 from node.errors import StoreFull, UnreadableInstance
 from node.intake import Intake, Mismatch
 
 log = logging.getLogger(__name__)
+
+#: Stands in the file meta information of what we receive; it never changes.
+IMPLEMENTATION_UID = UID("2.25.280412371463713229371839263781923700161")
 
 SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 
@@ -23,7 +30,7 @@ def on_c_store(event: Event, intake: Intake, max_bytes: int) -> int:
     calling_ae = event.assoc.requestor.ae_title.strip()
     request: Any = event.request
     try:
-        data = event.encoded_dataset()
+        data = as_file(event)
         if len(data) > max_bytes:
             raise StoreFull(f"an instance of {len(data)} bytes is larger than max_instance_bytes")
         facts = intake.keep(
@@ -40,6 +47,25 @@ def on_c_store(event: Event, intake: Intake, max_bytes: int) -> int:
         return _refuse(OUT_OF_RESOURCES, calling_ae, why)  # the peer should try again later
     log.debug("instance kept", extra={"calling_ae": calling_ae, "sop_instance_uid": facts.sop_uid})
     return SUCCESS
+
+
+def as_file(event: Event) -> bytes:
+    """Return the instance as a DICOM file (PS3.10 section 7.1): the data set byte for byte as it was sent.
+
+    The same data set gives the same bytes whoever sent it and whatever the libraries' versions are: else a repeated
+    study would look like a corrected one, and its models would run again.
+    """
+    request: Any = event.request
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = request.AffectedSOPClassUID
+    meta.MediaStorageSOPInstanceUID = request.AffectedSOPInstanceUID
+    meta.TransferSyntaxUID = UID(event.context.transfer_syntax)
+    meta.ImplementationClassUID = IMPLEMENTATION_UID
+    meta.ImplementationVersionName = "PACS_AI_NODE"
+    head = DicomBytesIO()
+    head.write(b"\x00" * 128 + b"DICM")
+    write_file_meta_info(head, meta)
+    return head.getvalue() + event.encoded_dataset(include_meta=False)
 
 
 def _refuse(status: int, calling_ae: str, why: Exception) -> int:
