@@ -58,6 +58,22 @@ class Volume:
         return float(left), float(posterior), float(superior)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measures:
+    """What was measured of one region on the grid of its source images; the node measures, not the model."""
+
+    volume_ml: float
+    long_mm: float  # longest in-plane diameter on the slice where that is greatest
+    short_mm: float  # longest diameter at right angles to it on the same slice
+    long_ends: tuple[tuple[float, float], tuple[float, float]]  # (column, row) on that slice, as an SCOORD counts
+    short_ends: tuple[tuple[float, float], tuple[float, float]]
+    slice: int  # of the source stack, from 0
+    mean: float | None = None  # of the source's values inside; None where these have no unit
+    deviation: float | None = None
+    least: float | None = None
+    greatest: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Segment:
     """One labelled region."""
@@ -65,6 +81,7 @@ class Segment:
     key: str  # a ``[[segment]]`` key of the model's card, e.g. "left-lung"
     mask: Mask  # (z, y, x), on the grid of the volume
     volume_ml: float
+    measures: Measures | None = None  # set by the node, on the source grid
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -78,6 +95,15 @@ class Detection:
     volume_ml: float
     score: float  # 0 to 1: the model's own confidence, not a probability of disease
     site: str = ""  # a ``[[site]]`` key of the model's card: where it lies, e.g. "left-lung"
+    measures: Measures | None = None  # set by the node, on the source grid
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class ValueMap:
+    """One number for each voxel, e.g. how much a place looks like a nodule; NaN nowhere."""
+
+    key: str  # a ``[[map]]`` key of the model's card
+    values: NDArray[np.float32]  # (z, y, x), on the grid of the volume
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -86,6 +112,7 @@ class Findings:
 
     segments: tuple[Segment, ...] = ()
     detections: tuple[Detection, ...] = ()
+    maps: tuple[ValueMap, ...] = ()
     remarks: tuple[str, ...] = ()  # sentences that the report repeats, e.g. "right lung cut at the lower border"
 
 
@@ -112,6 +139,16 @@ class SegmentKind:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class MapKind:
+    """What the values of a map mean."""
+
+    key: str
+    label: str
+    quantity: Code
+    unit: Code  # UCUM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
     """A model's card: who it is, what it needs, what it gives and where its limits are."""
 
@@ -125,6 +162,7 @@ class Card:
     sites: tuple[SegmentKind, ...]
     limits: tuple[str, ...]  # one sentence each, for people
     figures: tuple[tuple[str, str, float], ...]  # (data set, measure, value), as measured
+    maps: tuple[MapKind, ...] = ()
     qualification: str = "RESEARCH"  # ContentQualification (0018,9004)
 
     def kind_of(self, key: str) -> SegmentKind:

@@ -16,6 +16,7 @@ from node.db.results import Outcome
 from node.db.session import Database
 from node.domain.job import Job, JobState
 from node.domain.peer import SENDER, Answer, AnswerKind, OutgoingFile, Peer
+from node.domain.profile import DEFAULT
 from node.domain.result import Delivery, DeliveryState, Result
 from node.errors import IllegalMove, NotFound, PeerAway, PeerRefused
 from node.logs import failure
@@ -179,10 +180,11 @@ def addresses(job: Job, peers: Sequence[Peer]) -> list[jobs.Address]:
 
 def _address(destination: str, calling_ae: str, peers: Sequence[Peer]) -> jobs.Address:
     if destination != SENDER:
-        return jobs.Address(peer=destination)
+        profile = next((peer.profile for peer in peers if peer.name == destination), DEFAULT)
+        return jobs.Address(peer=destination, profile=profile)
     for peer in peers:
         if peer.ae_title == calling_ae:
-            return jobs.Address(peer=peer.name)
+            return jobs.Address(peer=peer.name, profile=peer.profile)
     return jobs.Address(peer=SENDER, reason=_UNKNOWN_SENDER.format(calling_ae))
 
 

@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.contract import Card, Detection, Findings, Mask, Volume
+from node.dicom.context import Pictures
 from node.dicom.geometry import AXIAL, CORONAL, SAGITTAL, View, to_index
 
+PAGE, REPORT = "page-", "report.pdf"  # names of what becomes a Secondary Capture, and of the printed report
 WARNING = "AI result - not for clinical use"
 
 _LUNG_WINDOW = (-1350.0, 150.0)  # HU: centre -600, width 1500
@@ -75,6 +77,16 @@ def render_overlays(volume: Volume, findings: Findings, card: Card, folder: Path
         image = _draw(volume, plane, window, shapes)
         made.append(_save(folder / f"detection-{number}.png", image, card, title, entry))
     return made
+
+
+def load_pictures(folder: Path) -> Pictures:
+    """Return what was drawn into *folder* for the Secondary Capture, in the order of the names, and the report."""
+    report = folder / REPORT
+    pages = []
+    for path in sorted(folder.glob(f"{PAGE}*.png")):
+        with Image.open(path) as image:
+            pages.append(np.asarray(image.convert("RGB")))
+    return Pictures(pages=tuple(pages), report=report.read_bytes() if report.is_file() else b"")
 
 
 def _shapes(findings: Findings, card: Card) -> list[_Shape]:

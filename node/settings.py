@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from node.domain.peer import SENDER, Peer
+from node.domain.profile import DEFAULT, Language, Profile, SegType, Split, SrClass
 from node.domain.rule import Rule
 from node.errors import NotFound, SettingsError
 
@@ -76,10 +77,46 @@ class PeerSettings(BaseModel):
     port: int = Field(default=104, ge=1, le=65535)
     may_send: bool = True  # it may store studies on the node
     timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
+    profile: Name = DEFAULT  # in which objects it is told what was found
 
     def to_domain(self) -> Peer:
         """Return the peer as the rest of the node knows it."""
         return Peer(**self.model_dump())
+
+
+class ProfileSettings(BaseModel):
+    """One ``[[profile]]``: in which DICOM objects a peer is told what was found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Name
+    seg: SegType = SegType.BINARY
+    seg_split: Split = Split.NONE
+    seg_max_frames: int = Field(default=0, ge=0)  # of one Segmentation; 0: no limit
+    sr: SrClass = SrClass.COMPREHENSIVE_3D
+    secondary_capture: bool = True
+    pdf: bool = False
+    parametric_map: bool = False
+    presentation_state: bool = False  # GSPS
+    key_images: bool = False  # KOS
+    allow_labelmap: bool = False  # released viewers paint label maps in wrong colours: LABELMAP asks for this too
+    language: Language = Language.ENGLISH  # of code meanings
+
+    @model_validator(mode="after")
+    def _tells_something(self) -> ProfileSettings:
+        if self.seg is SegType.LABELMAP and not self.allow_labelmap:
+            raise ValueError(
+                "seg = 'labelmap' is painted with wrong labels by released viewers (OHIF up to 3.14): where this "
+                "peer's viewers are known to be right, say so with allow_labelmap = true"
+            )
+        objects = (self.secondary_capture, self.pdf, self.parametric_map, self.presentation_state, self.key_images)
+        if self.seg is SegType.NONE and self.sr is SrClass.NONE and not any(objects):
+            raise ValueError("the profile sends nothing: name at least one kind of object")
+        return self
+
+    def to_domain(self) -> Profile:
+        """Return the profile as the encoders know it."""
+        return Profile(**self.model_dump(exclude={"allow_labelmap"}))
 
 
 class RuleSettings(BaseModel):
@@ -169,6 +206,7 @@ class Settings(BaseSettings):
     drain_time: timedelta = timedelta(minutes=2)  # how long a stopping node waits for running work
     log_format: str = Field(default="text", pattern="^(text|json)$")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
+    profile: tuple[ProfileSettings, ...] = ()  # one called "default" replaces the built-in one
     peer: tuple[PeerSettings, ...] = ()
     rule: tuple[RuleSettings, ...] = DEFAULT_RULES
 
@@ -190,6 +228,11 @@ class Settings(BaseSettings):
         _unique("peer", [peer.name for peer in self.peer])
         _unique("rule", [rule.name for rule in self.rule])
         _unique("peer's AE title", [peer.ae_title for peer in self.peer])  # results go back to it by this name
+        _unique("profile", [profile.name for profile in self.profile])
+        known = {DEFAULT, *(profile.name for profile in self.profile)}
+        for peer in self.peer:
+            if peer.profile not in known:
+                raise ValueError(f"peer {peer.name!r}: there is no profile {peer.profile!r}")
         for rule in self.rule:
             for destination in rule.destinations:
                 if destination != SENDER and destination not in names:
@@ -207,6 +250,11 @@ class Settings(BaseSettings):
     def rules(self) -> tuple[Rule, ...]:
         """All rules, in the order of the file."""
         return tuple(rule.to_domain() for rule in self.rule)
+
+    @property
+    def profiles(self) -> dict[str, Profile]:
+        """All profiles by name."""
+        return {DEFAULT: Profile()} | {one.name: one.to_domain() for one in self.profile}
 
     def peer_named(self, name: str) -> Peer:
         """Return the peer of that name."""

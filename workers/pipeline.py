@@ -12,17 +12,17 @@ from types import TracebackType
 from sqlalchemy.exc import SQLAlchemyError
 
 from models import catalogue
-from models.contract import Findings
 from node.bootstrap import Services
 from node.db import jobs
 from node.db.jobs import NewResult
 from node.db.studies import StoredInstance
 from node.delivery import addresses
 from node.dicom.encode import ResultContext, ResultObject, encode, write_bytes
-from node.dicom.gate import check
 from node.dicom.reader import read_headers
 from node.domain.job import Job
+from node.domain.profile import DEFAULT, Profile
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
+from node.pictures import load_pictures
 from node.store import sha256_hex
 from workers import findings_io
 from workers.inference import InferenceChild, Ran, Request
@@ -91,7 +91,7 @@ def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
                 stop=lambda: heart.lost,
             )  # fmt: skip
             heart.show(1.0, "encoding results")
-            objects = encode_checked(services, job, paths, findings_io.load(scratch))
+            objects = encode_checked(services, job, paths, scratch)
             _publish(services, job, objects, scratch / "pictures", lost=lambda: heart.lost)
         return ran
     finally:
@@ -105,17 +105,21 @@ def _checked_paths(services: Services, instances: list[StoredInstance]) -> tuple
     return tuple(services.store.path(instance.path) for instance in instances)
 
 
-def encode_checked(
-    services: Services, job: Job, paths: tuple[Path, ...], findings: Findings
-) -> tuple[ResultObject, ...]:
-    """Return the result set of *findings*; OutputInvalid where it fails the gate."""
+def encode_checked(services: Services, job: Job, paths: tuple[Path, ...], folder: Path) -> tuple[ResultObject, ...]:
+    """Return the result set of what the child left in *folder*; OutputInvalid where it fails the gate."""
+    source = read_headers(paths)
     context = ResultContext(
-        sources=read_headers(paths).headers, card=catalogue.card(job.model), model_digest=job.model_digest,
+        sources=source.headers, frames=source.frames, card=catalogue.card(job.model), model_digest=job.model_digest,
         node=services.node, revision=job.revision, input_digest=job.input_digest, at=job.settled_at,
     )  # fmt: skip
-    objects = encode(findings, context)
-    check(objects, context, findings)
-    return objects
+    return encode(findings_io.load(folder), context, profiles_of(services, job), load_pictures(folder / "pictures"))
+
+
+def profiles_of(services: Services, job: Job) -> tuple[Profile, ...]:
+    """Return the profiles of all that the results of *job* go to; the default one where they go nowhere."""
+    known = services.settings.profiles
+    names = dict.fromkeys(address.profile for address in addresses(job, services.settings.peers))
+    return tuple(known[name] for name in names or (DEFAULT,))
 
 
 def _publish(
@@ -129,7 +133,8 @@ def _publish(
     _keep_pictures(pictures, services.store.pictures(job.id))
     results = [
         NewResult(
-            role=str(one.role), sop_class=str(one.dataset.SOPClassUID), sop_uid=str(one.dataset.SOPInstanceUID),
+            role=str(one.role), variant=one.variant, profiles=one.profiles,
+            sop_class=str(one.dataset.SOPClassUID), sop_uid=str(one.dataset.SOPInstanceUID),
             path=name, sha256=sha256_hex(data), size=len(data),
         )
         for one, name, (_, data) in zip(objects, names, files, strict=True)

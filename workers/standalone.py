@@ -20,11 +20,12 @@ from models.contract import Findings
 from node import __version__
 from node.cli.common import AsJson, out, print_json
 from node.dicom.encode import NodeIdentity, ResultContext, encode, write_bytes
-from node.dicom.gate import check
 from node.dicom.header import read_facts
 from node.dicom.reader import read_headers
+from node.domain.profile import Profile
 from node.domain.study import InstanceFacts
 from node.errors import InputInvalid, NotFound, UnreadableInstance
+from node.pictures import load_pictures
 from node.planning import digest_of
 from node.store import sha256_hex
 from workers import findings_io
@@ -76,23 +77,25 @@ def run_folder(
         scratch = Path(name)
         ran = infer(Request(paths=paths, model=model, device=device, folder=scratch), {}, progress)
         findings = findings_io.load(scratch)
-        pictures = [Path(shutil.copy(picture, out_dir)) for picture in sorted((scratch / "pictures").glob("*.png"))]
-    files = [*_write_results(model, paths, findings, out_dir), *pictures]
+        drawn = scratch / "pictures"
+        pictures = [Path(shutil.copy(picture, out_dir)) for picture in sorted(drawn.glob("*.png"))]
+        files = [*_write_results(model, paths, findings, drawn, out_dir), *pictures]
     return Answer(series_uid=series_uid, findings=findings, ran=ran, files=tuple(files))
 
 
-def _write_results(model: str, paths: tuple[Path, ...], findings: Findings, out_dir: Path) -> list[Path]:
+def _write_results(
+    model: str, paths: tuple[Path, ...], findings: Findings, pictures: Path, out_dir: Path
+) -> list[Path]:
     """Encode as the node does; the same images give the same instances, whenever they are run."""
-    sources = read_headers(paths).headers
+    source = read_headers(paths)
     digests = [(read_facts(path).sop_uid, sha256_hex(path.read_bytes())) for path in paths]
     context = ResultContext(
-        sources=sources, card=catalogue.card(model), model_digest=catalogue.digest(model), node=_IDENTITY, revision=1,
-        input_digest=digest_of(digests), at=_study_time(sources[0]),
+        sources=source.headers, frames=source.frames, card=catalogue.card(model),
+        model_digest=catalogue.digest(model), node=_IDENTITY, revision=1,
+        input_digest=digest_of(digests), at=_study_time(source.headers[0]),
     )  # fmt: skip
-    objects = encode(findings, context)
-    check(objects, context, findings)
     files = []
-    for one in objects:
+    for one in encode(findings, context, (Profile(),), load_pictures(pictures)):
         files.append(out_dir / f"{model}-{one.role}.dcm")
         files[-1].write_bytes(write_bytes(one))
     return files

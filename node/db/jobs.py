@@ -15,6 +15,7 @@ from node.db import events
 from node.db.studies import StoredInstance, _stored
 from node.db.tables import DeliveryRow, InstanceRow, JobInputRow, JobRow, ResultRow
 from node.domain.job import ENDED, HELD, Job, JobState, check_move
+from node.domain.profile import DEFAULT
 from node.errors import LeaseLost, NotFound
 
 RUN_JOB = "run_job"  # topic of the doorbell that a pending job rings
@@ -243,6 +244,8 @@ class NewResult:
     path: str
     sha256: str
     size: int
+    variant: str = ""
+    profiles: frozenset[str] = frozenset({DEFAULT})  # it goes to the peers that have one of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -251,6 +254,7 @@ class Address:
 
     peer: str
     reason: str = ""
+    profile: str = DEFAULT  # the peer is sent the results of this one
 
 
 def publish(
@@ -264,12 +268,13 @@ def publish(
     _forget_results(session, job.id)
     for position, result in enumerate(results):
         row = ResultRow(
-            job_id=job.id, epoch=job.epoch, role=result.role, sop_class=result.sop_class, sop_uid=result.sop_uid,
-            path=result.path, sha256=result.sha256, size=result.size, position=position,
+            job_id=job.id, epoch=job.epoch, role=result.role, variant=result.variant, sop_class=result.sop_class,
+            sop_uid=result.sop_uid, path=result.path, sha256=result.sha256, size=result.size, position=position,
         )  # fmt: skip
         session.add(row)
         session.flush()
-        session.add_all(_delivery(job.id, row.id, address, at) for address in addresses)
+        wanted = (address for address in addresses if address.profile in result.profiles)
+        session.add_all(_delivery(job.id, row.id, address, at) for address in wanted)
     what = f"{len(results)} results for {', '.join(a.peer for a in addresses) or 'nobody'}"
     events.record(session, "result_ready", who=job.owner, at=at, detail=what, job_id=job.id)
     events.announce(session, DELIVER, job.id, at=at)

@@ -178,8 +178,8 @@ def all_over(deliveries: Sequence[Delivery]) -> bool:
 
 def _result(row: ResultRow) -> Result:
     return Result(
-        id=row.id, job_id=row.job_id, role=row.role, sop_class=row.sop_class, sop_uid=row.sop_uid, path=row.path,
-        sha256=row.sha256, size=row.size, position=row.position,
+        id=row.id, job_id=row.job_id, role=row.role, variant=row.variant, sop_class=row.sop_class,
+        sop_uid=row.sop_uid, path=row.path, sha256=row.sha256, size=row.size, position=row.position,
     )  # fmt: skip
 
 

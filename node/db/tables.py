@@ -193,6 +193,7 @@ class ResultRow(Base):
     job_id: Mapped[str] = mapped_column(String(36), ForeignKey("job.id"), index=True)
     epoch: Mapped[int]
     role: Mapped[str] = mapped_column(String(16))
+    variant: Mapped[str] = mapped_column(String(64), default="", server_default="")
     sop_class: Mapped[str] = mapped_column(Uid)
     sop_uid: Mapped[str] = mapped_column(Uid, unique=True)
     path: Mapped[str]

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+import numpy as np
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from models.contract import Card, Detection, Findings, Mask, SegmentKind
@@ -17,7 +19,7 @@ from node.domain.uid import UUID_ROOT, derive_uid
 DISCLAIMER = "AI result, research use only, not for clinical use"
 
 _FIRST_SERIES_NUMBER = 9000  # behind every acquired series: a lower one would steal the hanging protocol
-_SERIES_PAIRS = 400
+_MODELS, _ROLES = 400, 10  # numbers kept for models, and for the roles of each
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +45,16 @@ class ResultContext:
     revision: int
     input_digest: str
     at: datetime  # aware; when the study settled: the source of every date and time that we write
+    frames: tuple[int, ...] = ()  # where the sources are frames of multi-frame images: which frame (from 1) each is
+    predecessor: Dataset | None = None  # the report that this one takes the place of, without its content
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise ValueError("a result needs at least one source image")
         if self.at.tzinfo is None:
             raise ValueError("the time of a result must say its time zone")
+        if self.frames and len(self.frames) != len(self.sources):
+            raise ValueError("either every source is a frame, or none")
 
     def uid(self, *parts: str | int) -> str:
         """Return the UID of *parts* of this result set: the same for every rerun of the same work."""
@@ -59,8 +65,8 @@ class ResultContext:
     def series_number(self, role: ResultRole) -> int:
         """Return a series number of 9000 or more that depends on the model's name and the role alone."""
         digest = hashlib.sha256(self.card.name.encode()).digest()
-        pair = int.from_bytes(digest[:4], "big") % _SERIES_PAIRS
-        return _FIRST_SERIES_NUMBER + 2 * pair + list(ResultRole).index(role)
+        place = int.from_bytes(digest[:4], "big") % _MODELS
+        return _FIRST_SERIES_NUMBER + _ROLES * place + list(ResultRole).index(role)
 
     @property
     def series_description(self) -> str:
@@ -84,13 +90,31 @@ class ResultObject:
 
     role: ResultRole
     dataset: Dataset
+    variant: str = ""  # what sets it apart from others of its role, e.g. "binary"
+    profiles: frozenset[str] = frozenset()  # names of the profiles that it belongs to
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Pictures:
+    """What was drawn of the findings beside the pixels, for those who look at pictures."""
+
+    pages: tuple[NDArray[np.uint8], ...] = ()  # (rows, columns, 3) each, sRGB
+    report: bytes = b""  # a PDF file; empty where nobody asked for one
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class EncodedSeg:
+    """One Segmentation and what it draws: region i is its segment i + 1."""
+
+    dataset: Dataset
+    regions: tuple[Region, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Region:
     """One segment of the SEG and its measurement groups in the SR, which share one tracking UID."""
 
-    number: int  # SegmentNumber, from 1
+    number: int  # from 1, over all regions of the result set
     label: str
     kind: SegmentKind
     mask: Mask  # (slices, rows, columns), on the grid of the sources

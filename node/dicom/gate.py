@@ -18,6 +18,7 @@ from pydicom.filewriter import dcmwrite
 from models.contract import Detection, Findings, Mask, Segment
 from node.dicom.codes import LEFT, RIGHT
 from node.dicom.context import ResultContext, ResultObject
+from node.domain.profile import Profile
 from node.domain.result import ResultRole
 from node.errors import OutputInvalid
 
@@ -25,6 +26,7 @@ _SAME = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyDate", "StudyTime",
     "StudyID", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
 )  # fmt: skip
+_DEFAULT = Profile()
 _EPSILON_MM = 0.01  # decimal strings keep 16 characters: far finer than this
 
 
@@ -50,7 +52,9 @@ def check_masks(findings: Findings, context: ResultContext) -> None:
             raise OutputInvalid(f"the model's card has no site {found.site!r}")
 
 
-def check(objects: Sequence[ResultObject], context: ResultContext, findings: Findings) -> None:
+def check(
+    objects: Sequence[ResultObject], context: ResultContext, findings: Findings, profile: Profile = _DEFAULT
+) -> None:
     """Refuse a result set that does not say what *findings* say about the sources of *context*.
 
     The bytes of each object are read back; the reason names the object's role and what is wrong with it.

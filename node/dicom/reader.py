@@ -37,6 +37,7 @@ class SourceSeries:
     paths: tuple[Path, ...]  # one per slice
     stack: Stack
     remarks: tuple[str, ...]  # what was left out, for people
+    frames: tuple[int, ...] = ()  # of multi-frame images: which frame (from 1) each slice is; else empty
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

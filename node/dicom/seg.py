@@ -11,12 +11,21 @@ from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node.dicom import codes
-from node.dicom.context import DISCLAIMER, Region, ResultContext
+from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext
 from node.dicom.identity import skeleton, stamp
+from node.domain.profile import Profile
 from node.domain.result import ResultRole
 
 
-def encode_seg(drawn: Sequence[Region], context: ResultContext) -> Dataset:
+def encode_segs(drawn: Sequence[Region], context: ResultContext, profile: Profile) -> tuple[EncodedSeg, ...]:
+    """Return the segmentations that *profile* wants of *drawn*: none where nothing is drawn."""
+    if not drawn:
+        return ()
+    variant = str(profile.seg)
+    return (EncodedSeg(dataset=encode_seg(drawn, context, variant), regions=tuple(drawn)),)
+
+
+def encode_seg(drawn: Sequence[Region], context: ResultContext, variant: str) -> Dataset:
     """Return one BINARY Segmentation with a segment per region (PS3.3 A.51, C.8.20).
 
     Frames without a voxel are left out; every frame that is there names the source image that it lies on.
@@ -28,9 +37,9 @@ def encode_seg(drawn: Sequence[Region], context: ResultContext) -> Dataset:
         pixel_array=_pixels(drawn, used),
         segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=[_description(region, context) for region in drawn],
-        series_instance_uid=context.uid(ResultRole.SEG, "series"),
+        series_instance_uid=context.uid(ResultRole.SEG, variant, "series"),
         series_number=context.series_number(ResultRole.SEG),
-        sop_instance_uid=context.uid(ResultRole.SEG, "instance", 0),
+        sop_instance_uid=context.uid(ResultRole.SEG, variant, "instance", 0),
         instance_number=1,
         manufacturer=codes.plain(context.node.manufacturer, 64),
         manufacturer_model_name=codes.plain(context.node.model_name, 64),
@@ -42,7 +51,7 @@ def encode_seg(drawn: Sequence[Region], context: ResultContext) -> Dataset:
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
     seg.ReferencedSeriesSequence = [_referenced_series(bare)]
-    _fix_dimension_uid(seg, context.uid(ResultRole.SEG, "dimensions"))
+    _fix_dimension_uid(seg, context.uid(ResultRole.SEG, variant, "dimensions"))
     stamp(seg, context)
     return seg
 

@@ -17,24 +17,29 @@ from pydicom.sr.coding import Code
 
 from models.contract import Findings
 from node.dicom import codes
-from node.dicom.context import DISCLAIMER, Region, ResultContext, absent
+from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext, absent
 from node.dicom.identity import skeleton, sop_class, stamp
 from node.dicom.outline import largest_slice, outline
+from node.domain.profile import Profile
 from node.domain.result import ResultRole
 from node.domain.uid import derive_uid
 
 _CONTAINS = RelationshipTypeValues.CONTAINS
 
 
-def encode_sr(drawn: Sequence[Region], seg: Dataset | None, findings: Findings, context: ResultContext) -> Dataset:
-    """Return the report on *findings*; its evidence is every source and the segmentation *seg*, where there is one."""
+def encode_sr(
+    drawn: Sequence[Region], segs: Sequence[EncodedSeg], findings: Findings, context: ResultContext, profile: Profile
+) -> Dataset:
+    """Return the report on *findings*; its evidence is every source and every one of the segmentations *segs*."""
+    seg = segs[0].dataset if segs else None
+    variant = f"{profile.sr} {profile.language}"
     evidence = [skeleton(source) for source in context.sources]
     report = hd.sr.Comprehensive3DSR(
         evidence=[*evidence, seg] if seg is not None else evidence,
         content=_root(drawn, seg, findings, context),
-        series_instance_uid=context.uid(ResultRole.SR, "series"),
+        series_instance_uid=context.uid(ResultRole.SR, variant, "series"),
         series_number=context.series_number(ResultRole.SR),
-        sop_instance_uid=context.uid(ResultRole.SR, "instance", 0),
+        sop_instance_uid=context.uid(ResultRole.SR, variant, "instance", 0),
         instance_number=1,
         manufacturer=codes.plain(context.node.manufacturer, 64),
         manufacturer_model_name=codes.plain(context.node.model_name, 64),

@@ -20,6 +20,7 @@ class Peer:
     port: int
     may_send: bool = True  # it may store studies here
     timeout: float = 30.0  # seconds for connect, association and each answer
+    profile: str = "default"  # in which objects it is told what was found
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,8 +12,13 @@ from node.errors import IllegalMove
 class ResultRole(StrEnum):
     """What a result instance is within its set."""
 
-    SEG = "seg"  #: DICOM Segmentation
-    SR = "sr"  #: Comprehensive 3D Structured Report
+    SEG = "seg"  #: Segmentation
+    PM = "pm"  #: Parametric Map
+    SR = "sr"  #: Structured Report
+    SC = "sc"  #: Secondary Capture
+    PDF = "pdf"  #: Encapsulated PDF
+    GSPS = "gsps"  #: Grayscale Softcopy Presentation State
+    KOS = "kos"  #: Key Object Selection
 
 
 class DeliveryState(StrEnum):
@@ -53,6 +58,7 @@ class Result:
     id: int
     job_id: str
     role: str
+    variant: str  # what sets it apart from the others of its role, e.g. "binary"
     sop_class: str
     sop_uid: str
     path: str

@@ -9,6 +9,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -57,7 +58,9 @@ def data_set(data: bytes) -> bytes:
 
 def dcmtk(program: str) -> str:
     """Return the path of a DCMTK program; skip on a laptop without it, fail in CI."""
-    found = shutil.which(program)
+    beside = Path(sys.executable).parent  # pynetdicom installs programs of the same names
+    places = [place for place in os.get_exec_path() if Path(place) != beside]
+    found = shutil.which(program, path=os.pathsep.join(places))
     if found is None and os.environ.get("CI"):
         pytest.fail(f"{program} is missing on a CI machine")
     return found or pytest.skip(f"{program} is not installed")
