@@ -19,7 +19,8 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from models import catalogue
-from models.contract import Detection, Findings, Model, NotApplicable, Segment
+from models.contract import Card, Detection, Findings, Model, NotApplicable, Segment
+from node.dicom.gate.findings import check_body_side
 from node.dicom.reader import LoadedSeries, read_series
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
 from node.logs import failure
@@ -72,7 +73,7 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
         findings = models[key].run(series.volume, lambda f, stage: progress(_READING + _MODEL * f, stage))
     except NotApplicable as why:
         raise ModelNotApplicable(str(why)) from why
-    _check(findings, series)
+    _check(findings, series, catalogue.card(request.model))
     progress(1.0 - _PICTURES, "drawing")
     pictures = request.folder / "pictures"
     pictures.mkdir(exist_ok=True)
@@ -101,7 +102,7 @@ def on_source_grid(findings: Findings, series: LoadedSeries) -> Findings:
     )
 
 
-def _check(findings: Findings, series: LoadedSeries) -> None:
+def _check(findings: Findings, series: LoadedSeries, card: Card) -> None:
     shape = series.volume.voxels.shape
     drawn: tuple[Segment | Detection, ...] = (*findings.segments, *findings.detections)
     for one in drawn:
@@ -109,6 +110,7 @@ def _check(findings: Findings, series: LoadedSeries) -> None:
             raise OutputInvalid(f"the model's mask {one.key!r} is not a boolean grid of shape {shape}")
         if not one.mask.any():
             raise OutputInvalid(f"the model's mask {one.key!r} is empty")
+    check_body_side(series.volume, findings, card)
 
 
 class InferenceChild:

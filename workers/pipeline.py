@@ -17,7 +17,7 @@ from node.db import jobs
 from node.db.jobs import NewResult
 from node.db.studies import StoredInstance
 from node.delivery import addresses
-from node.dicom.encode import ResultContext, ResultObject, encode, write_bytes
+from node.dicom.encode import ResultContext, ResultObject, encode
 from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
@@ -128,13 +128,13 @@ def _publish(
     """Freeze the set on disk, then record it with its deliveries, fenced by the job's epoch."""
     if lost():
         raise LeaseLost(f"job {job.id} was taken away before its results were frozen")
-    files = [(f"{position}-{one.role}.dcm", write_bytes(one)) for position, one in enumerate(objects)]
+    files = [(f"{position}-{one.role}.dcm", one.data) for position, one in enumerate(objects)]
     names = services.store.put_results(job.id, job.epoch, files)
     _keep_pictures(pictures, services.store.pictures(job.id))
     results = [
         NewResult(
             role=str(one.role), variant=one.variant, profiles=one.profiles,
-            sop_class=str(one.dataset.SOPClassUID), sop_uid=str(one.dataset.SOPInstanceUID),
+            sop_class=str(one.dataset.SOPClassUID), sop_uid=one.sop_uid,
             path=name, sha256=sha256_hex(data), size=len(data),
         )
         for one, name, (_, data) in zip(objects, names, files, strict=True)

@@ -19,7 +19,7 @@ from models import catalogue
 from models.contract import Findings
 from node import __version__
 from node.cli.common import AsJson, out, print_json
-from node.dicom.encode import NodeIdentity, ResultContext, encode, write_bytes
+from node.dicom.encode import NodeIdentity, ResultContext, encode
 from node.dicom.header import read_facts
 from node.dicom.reader import read_headers
 from node.domain.profile import Profile
@@ -97,7 +97,7 @@ def _write_results(
     files = []
     for one in encode(findings, context, (Profile(),), load_pictures(pictures)):
         files.append(out_dir / f"{model}-{one.role}.dcm")
-        files[-1].write_bytes(write_bytes(one))
+        files[-1].write_bytes(one.data)
     return files
 
 

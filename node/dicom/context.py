@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from models.contract import Card, Detection, Findings, Mask, SegmentKind
+from models.contract import Card, Detection, Findings, Mask, Measures, SegmentKind
 from node.dicom.codes import plain
 from node.domain.result import ResultRole
 from node.domain.uid import UUID_ROOT, derive_uid
@@ -56,6 +56,11 @@ class ResultContext:
         if self.frames and len(self.frames) != len(self.sources):
             raise ValueError("either every source is a frame, or none")
 
+    @property
+    def is_placed(self) -> bool:
+        """Whether the sources say where they lie in the patient: projection images do not."""
+        return any(source.get("ImagePositionPatient") for source in self.sources)
+
     def uid(self, *parts: str | int) -> str:
         """Return the UID of *parts* of this result set: the same for every rerun of the same work."""
         study = str(self.sources[0].StudyInstanceUID)
@@ -90,8 +95,14 @@ class ResultObject:
 
     role: ResultRole
     dataset: Dataset
+    data: bytes = field(repr=False)  # the DICOM file (PS3.10) that is checked, frozen and sent
     variant: str = ""  # what sets it apart from others of its role, e.g. "binary"
     profiles: frozenset[str] = frozenset()  # names of the profiles that it belongs to
+
+    @property
+    def sop_uid(self) -> str:
+        """Its SOP Instance UID."""
+        return str(self.dataset.SOPInstanceUID)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -121,6 +132,7 @@ class Region:
     volume_ml: float
     tracking_uid: str
     site: SegmentKind | None = None  # where a detection lies
+    measures: Measures | None = None
     detection: Detection | None = None
 
 
@@ -133,7 +145,8 @@ def regions(findings: Findings, context: ResultContext) -> tuple[Region, ...]:
         drawn.append(
             Region(
                 number=len(drawn) + 1, label=plain(kind.label, 64), kind=kind, mask=segment.mask,
-                volume_ml=segment.volume_ml, tracking_uid=context.uid("tracking", segment.key, 0),
+                volume_ml=segment.volume_ml, measures=segment.measures,
+                tracking_uid=context.uid("tracking", segment.key, 0),
             )
         )  # fmt: skip
     for place, found in enumerate(findings.detections, start=1):
@@ -141,7 +154,8 @@ def regions(findings: Findings, context: ResultContext) -> tuple[Region, ...]:
         drawn.append(
             Region(
                 number=len(drawn) + 1, label=f"{plain(kind.label, 58)} {place}", kind=kind, mask=found.mask,
-                volume_ml=found.volume_ml, tracking_uid=context.uid("tracking", found.key, place),
+                volume_ml=found.volume_ml, measures=found.measures,
+                tracking_uid=context.uid("tracking", found.key, place),
                 site=card.kind_of(found.site) if found.site else None, detection=found,
             )
         )  # fmt: skip

@@ -11,35 +11,37 @@ from pydicom.filewriter import dcmwrite
 
 from models.contract import Findings
 from node.dicom.context import NodeIdentity, Pictures, Region, ResultContext, ResultObject, regions
-from node.dicom.gate import check, check_masks
+from node.dicom.gate import check, check_findings
 from node.dicom.seg import encode_segs
 from node.dicom.sr import encode_sr
 from node.domain.profile import Profile, SegType, SrClass
 from node.domain.result import ResultRole
 
-__all__ = ["NodeIdentity", "Pictures", "ResultContext", "ResultObject", "encode", "write_bytes"]
+__all__ = ["NodeIdentity", "Pictures", "ResultContext", "ResultObject", "encode", "make_object"]
 
 
 def encode(
     findings: Findings,
     context: ResultContext,
     profiles: Sequence[Profile] = (Profile(),),
-    pictures: Pictures = Pictures(),  # noqa: B008  # frozen
+    pictures: Pictures | None = None,
 ) -> tuple[ResultObject, ...]:
     """Return the checked result set of *findings* for all *profiles*: what two of them share is made once.
 
-    Masks lie on the grid of the sources. The same findings and context give the same bytes.
+    Masks lie on the grid of the sources. The same findings and context give the same bytes. Without *pictures* the
+    set has no Secondary Capture and no printed report, whatever the profiles say.
     Raises OutputInvalid where the set of one profile does not say what *findings* say about the sources.
     """
-    check_masks(findings, context)
+    check_findings(findings, context)
     drawn = regions(findings, context)
     made: dict[str, ResultObject] = {}
-    for profile in profiles:
-        objects = tuple(_encode_one(findings, drawn, context, profile, pictures))
-        check(objects, context, findings, profile)
+    for asked in profiles:
+        profile = asked if pictures is not None else replace(asked, secondary_capture=False, pdf=False)
+        objects = tuple(_encode_one(findings, drawn, context, profile, pictures or Pictures()))
+        check(objects, context, findings, drawn, profile)
         for one in objects:
-            known = made.setdefault(str(one.dataset.SOPInstanceUID), one)
-            made[str(one.dataset.SOPInstanceUID)] = replace(known, profiles=known.profiles | {profile.name})
+            known = made.setdefault(one.sop_uid, one)
+            made[one.sop_uid] = replace(known, profiles=known.profiles | {profile.name})
     return tuple(sorted(made.values(), key=lambda one: list(ResultRole).index(one.role)))
 
 
@@ -49,18 +51,14 @@ def _encode_one(
     """The objects of one profile; what is referred to comes before what refers to it."""
     segs = encode_segs(drawn, context, profile) if profile.seg is not SegType.NONE else ()
     for seg in segs:
-        yield _object(ResultRole.SEG, seg.dataset, str(profile.seg))
+        yield make_object(ResultRole.SEG, seg.dataset, str(profile.seg))
     if profile.sr is not SrClass.NONE:
         variant = f"{profile.sr} {profile.language}"
-        yield _object(ResultRole.SR, encode_sr(drawn, segs, findings, context, profile), variant)
+        yield make_object(ResultRole.SR, encode_sr(drawn, segs, findings, context, profile), variant)
 
 
-def _object(role: ResultRole, dataset: Dataset, variant: str) -> ResultObject:
-    return ResultObject(role=role, dataset=dataset, variant=variant)
-
-
-def write_bytes(obj: ResultObject) -> bytes:
-    """Return *obj* as a DICOM file (PS3.10), the same bytes each time."""
+def make_object(role: ResultRole, dataset: Dataset, variant: str = "") -> ResultObject:
+    """Return *dataset* with its bytes as a DICOM file (PS3.10), the same each time."""
     buffer = BytesIO()
-    dcmwrite(buffer, obj.dataset, enforce_file_format=True)
-    return buffer.getvalue()
+    dcmwrite(buffer, dataset, enforce_file_format=True)
+    return ResultObject(role=role, dataset=dataset, data=buffer.getvalue(), variant=variant)

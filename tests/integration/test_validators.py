@@ -26,8 +26,7 @@ from pydicom.filewriter import dcmwrite
 
 from models.contract import Card, Detection, Findings, Segment
 from node.dicom.context import ResultContext
-from node.dicom.encode import encode, write_bytes
-from node.dicom.gate import check
+from node.dicom.encode import encode
 from tests.unit.node.dicom.conftest import (
     LUNG_CARD,
     NODULE_CARD,
@@ -180,10 +179,9 @@ def kept(sources: tuple[Dataset, ...], findings: Findings, card: Card, folder: P
     """Encode, pass the gate, and write sources and results to *folder*."""
     context = context_of(sources, card)
     objects = encode(findings, context)
-    check(objects, context, findings)
     results = tuple(folder / f"{obj.role}.dcm" for obj in objects)
     for path, obj in zip(results, objects, strict=True):
-        path.write_bytes(write_bytes(obj))
+        path.write_bytes(obj.data)
     written = tuple(folder / f"source-{index:03d}.dcm" for index in range(len(sources)))
     for path, source in zip(written, sources, strict=True):
         buffer = BytesIO()

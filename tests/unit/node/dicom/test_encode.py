@@ -14,8 +14,7 @@ from pydicom.dataset import Dataset
 from models.contract import Card, Findings
 from node.dicom.codes import plain
 from node.dicom.context import NodeIdentity
-from node.dicom.encode import encode, write_bytes
-from node.dicom.gate import check
+from node.dicom.encode import encode
 from node.domain.result import ResultRole
 from node.errors import OutputInvalid
 from tests.unit.node.dicom.conftest import LUNG_CARD, NODULE_CARD, box, context_of, ct_series, nodules, two_lungs
@@ -26,8 +25,7 @@ def reread(sources: tuple[Dataset, ...], **changes: object) -> list[Dataset]:
     context = context_of(sources, **changes)  # type: ignore[arg-type]
     findings = two_lungs(sources)
     objects = encode(findings, context)
-    check(objects, context, findings)
-    return [dcmread(BytesIO(write_bytes(obj))) for obj in objects]
+    return [dcmread(BytesIO(obj.data)) for obj in objects]
 
 
 def test_the_segmentation_comes_before_the_report_that_refers_to_it(sources: tuple[Dataset, ...]) -> None:
@@ -43,7 +41,7 @@ def test_the_same_work_makes_the_same_bytes(card: Card) -> None:
     twice = []
     for _ in range(2):
         sources = ct_series()
-        twice.append([write_bytes(obj) for obj in encode(make(sources), context_of(sources, card))])
+        twice.append([obj.data for obj in encode(make(sources), context_of(sources, card))])
     assert twice[0] == twice[1]
 
 
@@ -86,7 +84,7 @@ def test_times_are_those_of_the_settled_study(sources: tuple[Dataset, ...]) -> N
 def test_series_sort_behind_the_acquired_ones_and_say_what_they_are(sources: tuple[Dataset, ...]) -> None:
     """The number depends on the model and the role alone; the description fits its 64 characters."""
     seg, report = reread(sources)
-    assert 9000 <= seg.SeriesNumber == report.SeriesNumber - 1
+    assert 9000 <= seg.SeriesNumber < report.SeriesNumber < seg.SeriesNumber + 10
     assert {seg.SeriesDescription, report.SeriesDescription} == {"AI Lung segmentation 1.2.0"}
     long = context_of(sources, replace(LUNG_CARD, title="long " * 30)).series_description
     assert len(long) <= 64 and long.endswith(" 1.2.0")
@@ -178,7 +176,6 @@ def test_organs_and_detections_share_one_segmentation(sources: tuple[Dataset, ..
     findings = Findings(segments=two_lungs(sources).segments, detections=nodules(sources).detections)
     context = context_of(sources, card)
     objects = encode(findings, context)
-    check(objects, context, findings)
     labels = [segment.SegmentLabel for segment in objects[0].dataset.SegmentSequence]
     assert labels == ["Right lung", "Left lung", "Lung nodule 1", "Lung nodule 2"]
 

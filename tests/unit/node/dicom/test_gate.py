@@ -10,12 +10,22 @@ import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
-from models.contract import Findings, Segment
-from node.dicom.context import ResultContext, ResultObject
-from node.dicom.encode import encode
-from node.dicom.gate import check
+from models.contract import Findings, Measures, Segment, Volume
+from node.dicom import gate
+from node.dicom.context import ResultContext, ResultObject, regions
+from node.dicom.encode import encode, make_object
+from node.dicom.gate.findings import check_body_side
+from node.domain.profile import Profile
 from node.errors import OutputInvalid
 from tests.unit.node.dicom.conftest import LUNG_CARD, NODULE_CARD, context_of, nodules, two_lungs
+
+PLAIN = Profile(secondary_capture=False)
+
+
+def check(objects: tuple[ResultObject, ...], context: ResultContext, findings: Findings) -> None:
+    """Pass the set, with its bytes written anew, through the gate."""
+    written = [make_object(one.role, one.dataset) for one in objects]
+    gate.check(written, context, findings, regions(findings, context), PLAIN)
 
 
 def lungs(sources: tuple[Dataset, ...]) -> tuple[tuple[ResultObject, ...], ResultContext, Findings]:
@@ -114,7 +124,7 @@ def _other_tracking_uid(seg: Dataset) -> None:
     (_stranger, "neither a source"), (_other_frame_of_reference, "frame of reference"), (_turned, "orientation"),
     (_stretched, "pixel spacing"), (_no_derivation, "source image"), (_wrong_derivation, "source image"),
     (_moved_frame, "no source lies"), (_swapped_segments, "segment"), (_one_bit, "differs"),
-    (_frames_mirrored, "differs"), (_frame_lost, "lacks the frame"), (_one_tracking_uid, "share a tracking UID"),
+    (_frames_mirrored, "differs"), (_frame_lost, "lacks the frame"), (_one_tracking_uid, "tracking UIDs"),
     (_other_tracking_uid, "tracking UIDs"),
 ])  # fmt: skip
 def test_a_segmentation_that_lies_is_refused(
@@ -126,6 +136,126 @@ def test_a_segmentation_that_lies_is_refused(
     with pytest.raises(OutputInvalid, match=reason) as refusal:
         check(objects, context, findings)
     assert "ller" not in str(refusal.value)
+
+
+def _groups(report: Dataset) -> list[Dataset]:
+    """The measurement groups of a report."""
+    found = [item for item in report.ContentSequence if item.ConceptNameCodeSequence[0].CodeValue == "126010"]
+    return list(found[0].ContentSequence)
+
+
+def _other_title(report: Dataset) -> None:
+    report.ConceptNameCodeSequence[0].CodeValue = "126001"
+
+
+def _no_outline(report: Dataset) -> None:
+    group = _groups(report)[0]
+    group.ContentSequence = [item for item in group.ContentSequence if item.ValueType != "SCOORD"]
+
+
+def _segments_swapped(report: Dataset) -> None:
+    for group in _groups(report):
+        for item in group.ContentSequence:
+            if item.ValueType == "IMAGE" and "ReferencedSegmentNumber" in item.ReferencedSOPSequence[0]:
+                item.ReferencedSOPSequence[0].ReferencedSegmentNumber ^= 3
+
+
+def _segment_three(report: Dataset) -> None:
+    for group in _groups(report):
+        for item in group.ContentSequence:
+            if item.ValueType == "IMAGE" and "ReferencedSegmentNumber" in item.ReferencedSOPSequence[0]:
+                item.ReferencedSOPSequence[0].ReferencedSegmentNumber = 3
+
+
+def _numbers(report: Dataset) -> list[Dataset]:
+    return [item for group in _groups(report) for item in group.ContentSequence if item.ValueType == "NUM"]
+
+
+def _other_volume(report: Dataset) -> None:
+    for item in _numbers(report):
+        item.MeasuredValueSequence[0].NumericValue *= 10
+
+
+def _no_unit(report: Dataset) -> None:
+    del _numbers(report)[0].MeasuredValueSequence[0].MeasurementUnitsCodeSequence
+
+
+def _no_tracking(report: Dataset) -> None:
+    group = _groups(report)[0]
+    group.ContentSequence = [item for item in group.ContentSequence if item.ValueType != "UIDREF"]
+
+
+def _other_class(report: Dataset) -> None:
+    evidence = report.CurrentRequestedProcedureEvidenceSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence
+    evidence[0].ReferencedSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+
+
+def _frame_nine(report: Dataset) -> None:
+    for group in _groups(report):
+        for item in group.ContentSequence:
+            if item.ValueType == "SCOORD":
+                item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedFrameNumber = 9
+
+
+def _not_complete(report: Dataset) -> None:
+    del report.CompletionFlag
+
+
+@pytest.mark.parametrize(("lie", "reason"), [
+    (_other_title, "template 1500"), (_no_outline, "with an outline"), (_segments_swapped, "segment it refers to"),
+    (_segment_three, "segment of .* not there"), (_other_volume, "volume of"), (_no_unit, "without a unit"),
+    (_no_tracking, "without tracking UID"), (_other_class, "another class"), (_frame_nine, "frame of .* no source"),
+    (_not_complete, "CompletionFlag is missing"), (_other_patient, "PatientID"),
+])  # fmt: skip
+def test_a_report_that_lies_is_refused(
+    sources: tuple[Dataset, ...], lie: Callable[[Dataset], None], reason: str
+) -> None:
+    """One change after encoding, and the gate names it."""
+    objects, context, findings = lungs(sources)
+    lie(objects[1].dataset)
+    with pytest.raises(OutputInvalid, match=reason):
+        check(objects, context, findings)
+
+
+def test_a_volume_that_is_not_that_of_the_voxels_is_refused(sources: tuple[Dataset, ...]) -> None:
+    """Measures are counted anew: 2.5 mm slices of 0.7 mm rows and 0.9 mm columns."""
+    found = two_lungs(sources).segments[0]
+    true_ml = float(np.count_nonzero(found.mask)) * 2.5 * 0.7 * 0.9 / 1000
+    nowhere = ((0.0, 0.0), (1.0, 1.0))
+    for told, fits in ((true_ml, True), (true_ml * 1.02, False)):
+        measures = Measures(volume_ml=told, long_mm=1, short_mm=1, long_ends=nowhere, short_ends=nowhere, slice=2)
+        findings = Findings(segments=(replace(found, volume_ml=told, measures=measures),))
+        if fits:
+            encode(findings, context_of(sources))
+        else:
+            with pytest.raises(OutputInvalid, match="mL drawn"):
+                encode(findings, context_of(sources))
+
+
+def test_a_card_whose_words_and_codes_differ_is_refused(sources: tuple[Dataset, ...]) -> None:
+    """A left lung that is coded right."""
+    right, left = LUNG_CARD.segments
+    card = replace(LUNG_CARD, segments=(right, replace(left, laterality=right.laterality)))
+    with pytest.raises(OutputInvalid, match="called left, coded right"):
+        encode(two_lungs(sources), context_of(sources, card))
+
+
+@pytest.mark.parametrize("flip", [1.0, -1.0], ids=["as scanned", "mirrored"])
+def test_what_lies_on_the_other_side_of_the_body_is_refused(flip: float) -> None:
+    """One lung alone, in a body that lies off the middle of the image; mirrored source geometry is found out."""
+    voxels = np.full((6, 40, 100), -1000, np.float32)
+    voxels[:, 5:35, 10:70] = 40  # the body's middle is at x = 39.5
+    lung = np.zeros(voxels.shape, np.bool_)
+    lung[1:5, 12:28, 46:64] = True
+    voxels[lung] = -850
+    affine = np.diag([5.0, 4.0, 4.0 * flip, 1.0])[[2, 1, 0, 3]]  # (z, y, x) -> (L, P, S)
+    found = Findings(segments=(Segment(key="left-lung", mask=lung, volume_ml=1.0),))
+    volume = Volume(voxels=voxels, affine=affine)
+    if flip > 0:
+        check_body_side(volume, found, LUNG_CARD)
+    else:
+        with pytest.raises(OutputInvalid, match="62 mm on the other side"):
+            check_body_side(volume, found, LUNG_CARD)
 
 
 def test_left_and_right_cannot_be_swapped(any_sources: tuple[Dataset, ...]) -> None:
@@ -166,24 +296,23 @@ def test_findings_that_make_no_sense_are_refused(
     """Numbers, keys and masks are checked before anything is encoded, and by the gate again."""
     found = nodules(sources)
     context = context_of(sources, NODULE_CARD)
-    objects = encode(found, context)
     wrong = replace(found, detections=(replace(found.detections[0], **{field: value}), found.detections[1]))  # type: ignore[arg-type]
-    for refuse in (lambda: encode(wrong, context), lambda: check(objects, context, wrong)):
+    for refuse in (encode, gate.check_findings):
         with pytest.raises(OutputInvalid, match=reason):
-            refuse()
+            refuse(wrong, context)
 
 
 def test_a_set_must_be_whole(sources: tuple[Dataset, ...]) -> None:
     """The report without the segmentation refers to what is not there; the other way round nothing is reported."""
     objects, context, findings = lungs(sources)
-    with pytest.raises(OutputInvalid, match="neither a source"):
+    with pytest.raises(OutputInvalid, match="lacks its seg"):
         check(objects[1:], context, findings)
-    with pytest.raises(OutputInvalid, match="no report"):
+    with pytest.raises(OutputInvalid, match="lacks its sr"):
         check(objects[:1], context, findings)
 
 
 def test_a_segmentation_of_nothing_is_refused(sources: tuple[Dataset, ...]) -> None:
     """Where nothing was found, nothing may be drawn."""
     objects, context, _ = lungs(sources)
-    with pytest.raises(OutputInvalid, match="0 regions"):
+    with pytest.raises(OutputInvalid, match="needless seg"):
         check(objects, context, Findings())

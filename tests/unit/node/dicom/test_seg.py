@@ -11,7 +11,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from models.contract import Card, Findings, Segment
-from node.dicom.encode import encode, write_bytes
+from node.dicom.encode import encode
 from tests.unit.node.dicom.conftest import (
     LUNG_CARD,
     NODULE_CARD,
@@ -27,7 +27,7 @@ from tests.unit.node.dicom.conftest import (
 def seg_of(sources: tuple[Dataset, ...], findings: Findings, card: Card = LUNG_CARD) -> Dataset:
     """Encode and read back the segmentation alone."""
     first = encode(findings, context_of(sources, card))[0]
-    return dcmread(BytesIO(write_bytes(first)))
+    return dcmread(BytesIO(first.data))
 
 
 def drawn_at(seg: Dataset, number: int) -> set[tuple[float, ...]]:

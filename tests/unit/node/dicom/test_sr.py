@@ -11,13 +11,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from models.contract import Card, Findings, Segment
-from node.dicom.encode import encode, write_bytes
+from node.dicom.encode import encode
 from tests.unit.node.dicom.conftest import LUNG_CARD, NODULE_CARD, box, context_of, nodules, two_lungs
 
 
 def set_of(sources: tuple[Dataset, ...], findings: Findings, card: Card) -> list[Dataset]:
     """Encode and read back all objects."""
-    return [dcmread(BytesIO(write_bytes(obj))) for obj in encode(findings, context_of(sources, card))]
+    return [dcmread(BytesIO(obj.data)) for obj in encode(findings, context_of(sources, card))]
 
 
 def named(item: Dataset, meaning: str) -> list[Dataset]:
