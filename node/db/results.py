@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from node.db import events
 from node.db.tables import DeliveryRow, JobRow, ResultRow
-from node.domain.job import JobState
+from node.domain.job import Job, JobState
 from node.domain.result import Delivery, DeliveryState, Result
 
 _S = DeliveryState
@@ -33,6 +33,21 @@ def results_of(session: Session, job_id: str) -> list[Result]:
     """Return the frozen results of a job in the order of sending."""
     rows = session.scalars(select(ResultRow).where(ResultRow.job_id == job_id).order_by(ResultRow.position))
     return [_result(row) for row in rows]
+
+
+def previous_set(session: Session, job: Job) -> list[Result]:
+    """Return the results that *job*'s results take the place of: those of the newest earlier revision that was sent.
+
+    Nothing that no peer ever accepted is replaced.
+    """
+    sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state == _S.ACKED)
+    earlier = session.scalar(
+        select(JobRow.id)
+        .where(JobRow.study_uid == job.study_uid, JobRow.model == job.model, JobRow.revision < job.revision, sent)
+        .order_by(JobRow.revision.desc())
+        .limit(1)
+    )
+    return results_of(session, earlier) if earlier else []
 
 
 def deliveries_of(session: Session, job_id: str) -> list[Delivery]:

@@ -277,16 +277,30 @@ class World:
         with self.database.transaction() as session:
             return jobs.start(session, job, at=self.clock())
 
-    def publish(self, job: Job, files: Sequence[tuple[str, str, str, bytes]], peers: Sequence[str]) -> list[NewResult]:
-        """Freeze files (role, SOP class, SOP UID, bytes) as the results of *job* for *peers*, and record them."""
+    def publish(
+        self,
+        job: Job,
+        files: Sequence[tuple[str, str, str, bytes]],
+        peers: Sequence[str],
+        profiles: dict[str, set[str]] | None = None,
+    ) -> list[NewResult]:
+        """Freeze files (role, SOP class, SOP UID, bytes) as the results of *job* for *peers*, and record them.
+
+        *profiles* says of a role which profiles it is of, where that is not the default one; of a peer of which it is.
+        """
+        of = profiles or {}
         named = [(f"{role}.dcm", data) for role, _, _, data in files]
         paths = self.store.put_results(job.id, job.epoch, named)
         made = [
-            NewResult(role=role, sop_class=sop_class, sop_uid=uid, path=path, sha256=sha256_hex(data), size=len(data))
+            NewResult(
+                role=role, sop_class=sop_class, sop_uid=uid, path=path, sha256=sha256_hex(data), size=len(data),
+                profiles=frozenset(of.get(role, {"default"})),
+            )
             for (role, sop_class, uid, data), path in zip(files, paths, strict=True)
-        ]
+        ]  # fmt: skip
+        where = [Address(peer=peer, profile=next(iter(of.get(peer, {"default"})))) for peer in peers]
         with self.database.transaction() as session:
-            jobs.publish(session, job, made, [Address(peer=peer) for peer in peers], at=self.clock())
+            jobs.publish(session, job, made, where, at=self.clock())
         return made
 
     def deliverer(

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from node.db import jobs
+from node.db import jobs, results
+from node.db.results import Outcome
 from node.delivery import addresses, back_off, cancel_job, retry_job
 from node.domain.job import JobState
 from node.domain.peer import Peer
@@ -331,3 +332,50 @@ def test_retrying_a_cancelled_job_sends_the_frozen_results_and_runs_no_model(wor
     assert world.job(job.id).state is JobState.RESULT_READY
     assert [delivery.state for delivery in world.deliveries(job.id)] == [DeliveryState.QUEUED]
     assert world.job(job.id).attempts == 1
+
+
+def test_each_peer_gets_the_objects_of_its_profile(world: World) -> None:
+    """The segmentation goes to both, the report to the one whose profile has it."""
+    first, second = synthetic_ct(slices=2, uid_prefix="2.25.9001")
+    job_id = world.add_job(destinations=("pacs", "archive"))
+    files = [
+        ("seg", str(first.SOPClassUID), SEG_UID, part10(first)),
+        ("sr", str(second.SOPClassUID), SR_UID, part10(second)),
+    ]
+    of = {"seg": {"default", "pictures"}, "sr": {"default"}, "archive": {"pictures"}}
+    world.publish(world.start(), files, ("pacs", "archive"), of)
+    with world.database.reading() as session:
+        roles = {result.id: result.role for result in results.results_of(session, job_id)}
+        sent = [(delivery.peer, roles[delivery.result_id]) for delivery in results.deliveries_of(session, job_id)]
+    assert sent == [("archive", "seg"), ("pacs", "seg"), ("pacs", "sr")]
+
+
+def test_a_destination_brings_its_profile(sqlite_world: World) -> None:
+    """By name or as the sender."""
+    job_id = sqlite_world.add_job(destinations=("archive", "sender"))
+    with sqlite_world.database.reading() as session:
+        job = jobs.get(session, job_id)
+    peers = (
+        Peer(name="archive", ae_title="ARCHIVE", host="127.0.0.1", port=1, profile="bare"),
+        Peer(name="scanner", ae_title="SCANNER", host="127.0.0.1", port=2, profile="rich"),
+    )
+    assert [(one.peer, one.profile) for one in addresses(job, peers)] == [("archive", "bare"), ("scanner", "rich")]
+
+
+def test_only_what_a_peer_has_is_replaced(world: World) -> None:
+    """The set before this revision counts once something of it was accepted, and of the newest revision only."""
+    study_uid = "2.25.4711"
+    first, _ = synthetic_ct(slices=2, uid_prefix="2.25.9001")
+    ids = []
+    for number in (1, 2):
+        ids.append(world.add_job(study_uid=study_uid, revision=number, destinations=("pacs",)))
+        world.publish(world.start(), [("seg", str(first.SOPClassUID), f"{SEG_UID}.{number}", part10(first))], ("pacs",))
+    ids.append(world.add_job(study_uid=study_uid, revision=3, destinations=("pacs",)))
+    with world.database.transaction() as session:
+        third = jobs.get(session, ids[2])
+        assert results.previous_set(session, third) == []
+        for number, job_id in enumerate(ids[:2], start=1):
+            taken, _ = results.claim(session, job_id, worker="w", now=world.clock(), lease=timedelta(seconds=9))[0]
+            results.conclude(session, taken, Outcome(state=_S.ACKED), worker="w", at=world.clock())
+            assert [one.sop_uid for one in results.previous_set(session, third)] == [f"{SEG_UID}.{number}"]
+        assert results.previous_set(session, jobs.get(session, ids[0])) == []

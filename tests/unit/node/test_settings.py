@@ -11,6 +11,7 @@ from node.errors import NotFound, SettingsError
 from node.settings import FILE_NAME, Settings, load_settings
 
 PEER = '[[peer]]\nname = "pacs"\nae_title = "PACS"\n'
+PROFILE = '[[profile]]\nname = "rich"\n'
 RULE = '[[rule]]\nname = "lungs"\nmodel = "ct-lung"\n'
 
 
@@ -48,6 +49,11 @@ MISTAKES = [
     (RULE + 'destinations = ["archive"]', "rule 'lungs': there is no peer 'archive'"),
     (RULE + 'calling_ae = ["OK", "NOT\\\\OK"]', "rule[1].calling_ae[2]: Value error, not an AE title"),
     (RULE + "priority = 10", "rule[1].priority: Input should be less than or equal to 9"),
+    (PEER + 'profile = "rich"', "peer 'pacs': there is no profile 'rich'"),
+    (PROFILE + PROFILE, "two profiles are called 'rich'"),
+    (PROFILE + 'seg = "labelmap"', "profile[1]: Value error, seg = 'labelmap' is painted with wrong labels"),
+    (PROFILE + 'seg = "none"\nsr = "none"\nsecondary_capture = false', "profile[1]: Value error, the profile sends"),
+    (PROFILE + 'language = "la"', "profile[1].language: Input should be 'en', 'de', 'fr', 'es' or 'zh'"),
     ("port =", "Invalid value"),
 ]
 
@@ -139,3 +145,14 @@ def test_settings_cannot_be_changed_after_they_were_read(tmp_path: Path) -> None
     """Read once, validated whole."""
     with pytest.raises(ValueError, match="frozen"):
         load_settings(tmp_path).port = 1
+
+
+def test_a_peer_is_told_in_the_objects_of_its_profile(tmp_path: Path) -> None:
+    """The built-in default shows something everywhere; a profile of that name replaces it."""
+    settings = load(tmp_path, PROFILE + "pdf = true\n" + PEER + 'profile = "rich"')
+    default, rich = settings.profiles["default"], settings.profiles[settings.peer_named("pacs").profile]
+    assert (default.seg, default.sr, default.secondary_capture) == ("binary", "comprehensive-3d", True)
+    assert (default.pdf, rich.pdf) == (False, True)
+    bare = load(tmp_path, '[[profile]]\nname = "default"\nsecondary_capture = false')
+    assert not bare.profiles["default"].secondary_capture
+    assert load(tmp_path, PROFILE + 'seg = "labelmap"\nallow_labelmap = true').profiles["rich"].seg == "labelmap"
