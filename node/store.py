@@ -71,6 +71,10 @@ class Store:
         """Return the folder of a job's overlay pictures; it may not exist yet."""
         return self.root / "results" / job_id / "pictures"
 
+    def findings(self, job_id: str) -> Path:
+        """Return the folder of what a job's model found; it may not exist yet."""
+        return self.root / "results" / job_id / "findings"
+
     def scratch(self, job_id: str, epoch: int) -> Path:
         """Return a fresh folder for one attempt; the caller removes it with `drop_scratch`."""
         folder = self.root / "scratch" / f"{job_id}-{epoch}"

@@ -1,4 +1,4 @@
-"""The worker's commands: `worker` (one Celery worker) and `run` (folder in, results out, no server)."""
+"""The worker's commands: `worker` (one Celery worker), `run` (folder in, results out, no server) and `preview`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import typer
 from node.bootstrap import build
 from node.cli.common import Home, Parent, run_app, settings_for
 from node.processes import end_with_parent
+from workers.preview import preview_command
 from workers.standalone import run_command
 from workers.tasks import make_worker_app
 
 app = typer.Typer(name="pacs-node", pretty_exceptions_enable=False, add_completion=False, no_args_is_help=True)
 app.command(name="run")(run_command)
+app.command(name="preview")(preview_command)
 
 
 class Queue(StrEnum):

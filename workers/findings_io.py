@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def save(folder: Path, findings: Findings) -> None:
         "detections": [_detection(one, masks) for one in findings.detections],
         "remarks": list(findings.remarks),
     }
-    np.savez(folder / _NPZ, **masks)
+    np.savez_compressed(folder / _NPZ, **masks)
     (folder / _JSON).write_text(json.dumps(document), encoding="utf-8")
 
 
@@ -43,6 +44,18 @@ def load(folder: Path) -> Findings:
             ),
             remarks=tuple(document["remarks"]),
         )  # fmt: skip
+
+
+def are_in(folder: Path) -> bool:
+    """Return whether `save` has written into *folder*."""
+    return (folder / _JSON).is_file() and (folder / _NPZ).is_file()
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Copy what `save` wrote into *folder* to *kept*."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in (_NPZ, _JSON):
+        shutil.copyfile(folder / name, kept / name)
 
 
 def _pack(mask: Mask, masks: dict[str, Any]) -> dict[str, object]:

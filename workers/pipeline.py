@@ -9,11 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from pydicom import Dataset, dcmread
 from sqlalchemy.exc import SQLAlchemyError
 
 from models import catalogue
 from node.bootstrap import Services
-from node.db import jobs
+from node.db import jobs, results
 from node.db.jobs import NewResult
 from node.db.studies import StoredInstance
 from node.delivery import addresses
@@ -21,6 +22,7 @@ from node.dicom.encode import ResultContext, ResultObject, encode
 from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
+from node.domain.result import ResultRole
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
 from node.pictures import load_pictures
 from node.store import sha256_hex
@@ -28,6 +30,9 @@ from workers import findings_io
 from workers.inference import InferenceChild, Ran, Request
 
 log = logging.getLogger(__name__)
+
+#: What a reference to an instance needs.
+_IDENTIFIED_BY = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
 
 
 class Heartbeat:
@@ -92,7 +97,7 @@ def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
             )  # fmt: skip
             heart.show(1.0, "encoding results")
             objects = encode_checked(services, job, paths, scratch)
-            _publish(services, job, objects, scratch / "pictures", lost=lambda: heart.lost)
+            _publish(services, job, objects, scratch, lost=lambda: heart.lost)
         return ran
     finally:
         services.store.drop_scratch(scratch)
@@ -107,12 +112,26 @@ def _checked_paths(services: Services, instances: list[StoredInstance]) -> tuple
 
 def encode_checked(services: Services, job: Job, paths: tuple[Path, ...], folder: Path) -> tuple[ResultObject, ...]:
     """Return the result set of what the child left in *folder*; OutputInvalid where it fails the gate."""
+    context = context_for(services, job, paths)
+    return encode(findings_io.load(folder), context, profiles_of(services, job), load_pictures(folder / "pictures"))
+
+
+def context_for(services: Services, job: Job, paths: tuple[Path, ...]) -> ResultContext:
+    """Return all that the results of *job* say besides its findings."""
     source = read_headers(paths)
-    context = ResultContext(
+    return ResultContext(
         sources=source.headers, frames=source.frames, card=catalogue.card(job.model), model_digest=job.model_digest,
         node=services.node, revision=job.revision, input_digest=job.input_digest, at=job.settled_at,
+        predecessors=_predecessors(services, job),
     )  # fmt: skip
-    return encode(findings_io.load(folder), context, profiles_of(services, job), load_pictures(folder / "pictures"))
+
+
+def _predecessors(services: Services, job: Job) -> dict[str, Dataset]:
+    """Return the reports, by variant, that the reports of *job* take the place of, without their content."""
+    with services.database.reading() as session:
+        before = [one for one in results.previous_set(session, job) if one.role == ResultRole.SR]
+    there = [one for one in before if services.store.verify(one.path, one.sha256)]
+    return {one.variant: dcmread(services.store.path(one.path), specific_tags=_IDENTIFIED_BY) for one in there}
 
 
 def profiles_of(services: Services, job: Job) -> tuple[Profile, ...]:
@@ -123,15 +142,16 @@ def profiles_of(services: Services, job: Job) -> tuple[Profile, ...]:
 
 
 def _publish(
-    services: Services, job: Job, objects: tuple[ResultObject, ...], pictures: Path, *, lost: Callable[[], bool]
+    services: Services, job: Job, objects: tuple[ResultObject, ...], scratch: Path, *, lost: Callable[[], bool]
 ) -> None:
     """Freeze the set on disk, then record it with its deliveries, fenced by the job's epoch."""
     if lost():
         raise LeaseLost(f"job {job.id} was taken away before its results were frozen")
     files = [(f"{position}-{one.role}.dcm", one.data) for position, one in enumerate(objects)]
     names = services.store.put_results(job.id, job.epoch, files)
-    _keep_pictures(pictures, services.store.pictures(job.id))
-    results = [
+    _keep_pictures(scratch / "pictures", services.store.pictures(job.id))
+    findings_io.keep(scratch, services.store.findings(job.id))
+    made = [
         NewResult(
             role=str(one.role), variant=one.variant, profiles=one.profiles,
             sop_class=str(one.dataset.SOPClassUID), sop_uid=one.sop_uid,
@@ -141,7 +161,7 @@ def _publish(
     ]  # fmt: skip
     with services.database.transaction() as session:
         where = addresses(job, services.settings.peers)
-        jobs.publish(session, job, results, where, at=services.now())
+        jobs.publish(session, job, made, where, at=services.now())
 
 
 def _keep_pictures(made: Path, kept: Path) -> None:

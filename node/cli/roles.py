@@ -130,6 +130,12 @@ def run(context: typer.Context) -> None:
     _hand_over("run", context.args)
 
 
+@app.command(context_settings=_PASS_ON)
+def preview(context: typer.Context) -> None:
+    """Write what a job's results are, or would be, under a profile: files, pictures, a tree. Nothing is sent."""
+    _hand_over("preview", context.args)
+
+
 def _role(parent: int) -> threading.Event:
     """Become a supervised process: stop on a signal, or when the supervisor is gone."""
     if parent:

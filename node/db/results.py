@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from node.db import events
-from node.db.tables import DeliveryRow, JobRow, ResultRow
+from node.db.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from node.domain.job import Job, JobState
 from node.domain.result import Delivery, DeliveryState, Result
 
@@ -47,6 +47,26 @@ def previous_set(session: Session, job: Job) -> list[Result]:
         .order_by(JobRow.revision.desc())
         .limit(1)
     )
+    return results_of(session, earlier) if earlier else []
+
+
+def prior_set(session: Session, job: Job) -> list[Result]:
+    """Return the newest accepted results of the same model for the same patient ID, from another, earlier study.
+
+    A patient ID may mean two people where two hospitals meet: who uses the set compares the rest of the identity.
+    """
+    now = session.get_one(StudyRow, job.study_uid)
+    sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state == _S.ACKED)
+    earlier = session.scalar(
+        select(JobRow.id)
+        .join(StudyRow, StudyRow.uid == JobRow.study_uid)
+        .where(
+            StudyRow.patient_id == now.patient_id, StudyRow.patient_id != "", StudyRow.uid != now.uid,
+            StudyRow.study_date <= now.study_date, JobRow.model == job.model, JobRow.settled_at < job.settled_at, sent,
+        )
+        .order_by(StudyRow.study_date.desc(), JobRow.settled_at.desc())
+        .limit(1)
+    )  # fmt: skip
     return results_of(session, earlier) if earlier else []
 
 

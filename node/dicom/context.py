@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 
@@ -46,7 +47,7 @@ class ResultContext:
     input_digest: str
     at: datetime  # aware; when the study settled: the source of every date and time that we write
     frames: tuple[int, ...] = ()  # where the sources are frames of multi-frame images: which frame (from 1) each is
-    predecessor: Dataset | None = None  # the report that this one takes the place of, without its content
+    predecessors: Mapping[str, Dataset] = field(default_factory=dict)  # by variant: the report that is replaced
 
     def __post_init__(self) -> None:
         if not self.sources:

@@ -39,8 +39,8 @@ def check_references(
 ) -> None:
     """Every instance, class, frame and segment that *dataset* names exists among the sources or in the set."""
     classes = {str(one.SOPInstanceUID): str(one.get("SOPClassUID") or "") for one in (*context.sources, *others)}
-    if context.predecessor is not None:
-        classes[str(context.predecessor.SOPInstanceUID)] = str(context.predecessor.SOPClassUID)
+    for one in context.predecessors.values():
+        classes[str(one.SOPInstanceUID)] = str(one.SOPClassUID)
     segments = {str(one.SOPInstanceUID): _segments(one) for one in others}
     frames = _frames(context)
     for item in _references(dataset):

@@ -1,0 +1,161 @@
+"""The way of a study inside one process: settled, planned, run, encoded per profile, kept; then looked at again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import dcmread
+from pydicom.dataset import Dataset
+
+from node.bootstrap import Services, build, prepare
+from node.db import jobs, results
+from node.db.results import Outcome
+from node.domain.job import Job, JobState
+from node.domain.result import DeliveryState
+from node.planning import settle_quiet
+from node.settings import load_settings
+from node.testing import part10, thorax_study
+from workers.inference import InferenceChild
+from workers.tasks import run_most_urgent
+
+CONFIGURATION = """
+quiet_period = 0.001
+device = "cpu"
+[[profile]]
+name = "words"
+seg = "none"
+sr = "comprehensive"
+secondary_capture = false
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+[[peer]]
+name = "archive"
+ae_title = "ARCHIVE"
+profile = "words"
+[[rule]]
+name = "lungs"
+model = "ct-lung"
+destinations = ["pacs", "archive"]
+"""
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
+    """A node with two destinations of different profiles."""
+    home = tmp_path_factory.mktemp("home")
+    (home / "pacs-node.toml").write_text(CONFIGURATION, encoding="utf-8")
+    settings = load_settings(home)
+    prepare(settings)
+    return build(settings, "worker-gpu")
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[InferenceChild]:
+    """One inference process for all tests."""
+    child = InferenceChild()
+    yield child
+    child.kill()
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Dataset]:
+    """The phantom, coarse."""
+    files = thorax_study(tmp_path_factory.mktemp("study"), shape=(60, 128, 128))
+    return [dcmread(file) for file in files]
+
+
+def run(services: Services, child: InferenceChild, images: list[Dataset]) -> Job:
+    """Receive, settle, plan and run; return the newest job."""
+    intake = services.intake()
+    for image in images:
+        intake.keep(part10(image), calling_ae="PACS")
+    settle_quiet(
+        services.database, services.settings.rules, quiet=services.settings.quiet_period, now=services.now()
+    )
+    run_most_urgent(services, child, hint="test")
+    with services.database.reading() as session:
+        return max(jobs.list_jobs(session), key=lambda job: job.revision)
+
+
+@pytest.fixture(scope="module")
+def first(services: Services, child: InferenceChild, images: list[Dataset]) -> Job:
+    """The first job, run."""
+    return run(services, child, images)
+
+
+def test_each_destination_has_the_objects_of_its_profile(services: Services, first: Job) -> None:
+    """The archive takes words only; nothing is encoded that nobody is sent."""
+    assert (first.state, first.reason) == (JobState.RESULT_READY, "")
+    with services.database.reading() as session:
+        made = {result.id: f"{result.role} {result.variant}" for result in results.results_of(session, first.id)}
+        sent = sorted({(one.peer, made[one.result_id]) for one in results.deliveries_of(session, first.id)})
+    assert [what for peer, what in sent if peer == "archive"] == ["sr comprehensive en"]
+    assert {what.split()[0] for peer, what in sent if peer == "pacs"} == {"seg", "sr", "sc"}
+    assert {"seg binary", "sr comprehensive-3d en"} <= {what for peer, what in sent if peer == "pacs"}
+    assert len(set(made.values())) >= 4
+
+
+def preview(services: Services, job: Job, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a person does."""
+    line = [sys.executable, "-m", "node.cli", "preview", job.id, "--home", str(services.settings.home)]
+    return subprocess.run(
+        [*line, "--out", str(out), *more], capture_output=True, text=True, check=False, timeout=120
+    )
+
+
+def test_a_preview_is_what_was_frozen(services: Services, first: Job, tmp_path: Path) -> None:
+    """The same bytes, without a run of the model; pictures and a tree beside them."""
+    done = preview(services, first, tmp_path, "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [one["role"] for one in told["objects"]][:2] == ["seg", "sr"]
+    with services.database.reading() as session:
+        frozen = {one.sop_uid: one for one in results.results_of(session, first.id)}
+    for file in tmp_path.glob("*.dcm"):
+        same = frozen[str(dcmread(file, stop_before_pixels=True).SOPInstanceUID)]
+        assert file.read_bytes() == services.store.path(same.path).read_bytes()
+    tree = (tmp_path / "tree.txt").read_text(encoding="utf-8")
+    assert "segment 1: Right lung" in tree and "NUM Volume: " in tree
+    assert list(tmp_path.glob("page-*.png"))
+
+
+def test_a_preview_of_what_is_not_there_says_so(services: Services, first: Job, tmp_path: Path) -> None:
+    """An unknown profile lists the known ones."""
+    done = preview(services, first, tmp_path, "--profile", "rich")
+    assert done.returncode == 3 and "known: default, words" in done.stderr
+
+
+def test_a_revision_names_the_report_that_it_replaces(
+    services: Services, child: InferenceChild, images: list[Dataset], first: Job
+) -> None:
+    """After an accepted result a changed image leads to a report with its predecessor; tracking UIDs stay."""
+    with services.database.transaction() as session:
+        taken = results.claim(session, first.id, worker="w", now=services.now(), lease=services.settings.lease)
+        for delivery, _ in taken:
+            results.conclude(session, delivery, Outcome(state=DeliveryState.ACKED), worker="w", at=services.now())
+    changed = images[30].copy()
+    pixels = np.frombuffer(changed.PixelData, "<i2").copy()
+    pixels[:200] += 1
+    changed.PixelData = pixels.tobytes()
+    second = run(services, child, [changed])
+    assert (second.revision, second.state) == (2, JobState.RESULT_READY)
+    with services.database.reading() as session:
+        sets = [results.results_of(session, job.id) for job in (first, second)]
+    reports = [
+        {one.variant: dcmread(services.store.path(one.path)) for one in made if one.role == "sr"} for made in sets
+    ]
+    for variant, report in reports[1].items():
+        study = report.PredecessorDocumentsSequence[0]
+        named = study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID
+        assert named == reports[0][variant].SOPInstanceUID
+    tracked = [
+        sorted(one.TrackingUID for one in dcmread(services.store.path(made[0].path)).SegmentSequence) for made in sets
+    ]
+    assert tracked[0] == tracked[1]
