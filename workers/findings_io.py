@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models.contract import Detection, Findings, Mask, Segment
+from models.contract import Detection, Findings, Mask, Measures, Segment, ValueMap
 
 _JSON, _NPZ = "findings.json", "masks.npz"
 
@@ -20,6 +21,7 @@ def save(folder: Path, findings: Findings) -> None:
     document = {
         "segments": [_segment(one, masks) for one in findings.segments],
         "detections": [_detection(one, masks) for one in findings.detections],
+        "maps": [_map(one, masks) for one in findings.maps],
         "remarks": list(findings.remarks),
     }
     np.savez_compressed(folder / _NPZ, **masks)
@@ -32,16 +34,21 @@ def load(folder: Path) -> Findings:
     with np.load(folder / _NPZ, allow_pickle=False) as masks:
         return Findings(
             segments=tuple(
-                Segment(key=one["key"], mask=_unpack(one, masks), volume_ml=one["volume_ml"])
+                Segment(
+                    key=one["key"], mask=_unpack(one, masks), volume_ml=one["volume_ml"],
+                    measures=_measures(one["measures"]),
+                )
                 for one in document["segments"]
             ),
             detections=tuple(
                 Detection(
                     key=one["key"], mask=_unpack(one, masks), centre_mm=tuple(one["centre_mm"]),
                     diameter_mm=one["diameter_mm"], volume_ml=one["volume_ml"], score=one["score"], site=one["site"],
+                    measures=_measures(one["measures"]),
                 )
                 for one in document["detections"]
             ),
+            maps=tuple(ValueMap(key=one["key"], values=masks[one["values"]]) for one in document["maps"]),
             remarks=tuple(document["remarks"]),
         )  # fmt: skip
 
@@ -70,12 +77,31 @@ def _unpack(one: dict[str, Any], masks: Any) -> Mask:
     return bits.reshape(shape).astype(np.bool_)  # (slices, rows, columns)
 
 
+def _measures(one: dict[str, Any] | None) -> Measures | None:
+    if one is None:
+        return None
+    ends = {name: tuple(tuple(point) for point in one[name]) for name in ("long_ends", "short_ends")}
+    return Measures(**{**one, **ends})
+
+
+def _told(measures: Measures | None) -> dict[str, object] | None:
+    return None if measures is None else asdict(measures)
+
+
+def _map(one: ValueMap, masks: dict[str, Any]) -> dict[str, object]:
+    name = f"map{len(masks)}"
+    masks[name] = one.values
+    return {"key": one.key, "values": name}
+
+
 def _segment(one: Segment, masks: dict[str, Any]) -> dict[str, object]:
-    return {"key": one.key, "volume_ml": float(one.volume_ml), **_pack(one.mask, masks)}
+    said = {"key": one.key, "volume_ml": float(one.volume_ml), "measures": _told(one.measures)}
+    return {**said, **_pack(one.mask, masks)}
 
 
 def _detection(one: Detection, masks: dict[str, Any]) -> dict[str, object]:
     return {
         "key": one.key, "centre_mm": [float(v) for v in one.centre_mm], "diameter_mm": float(one.diameter_mm),
-        "volume_ml": float(one.volume_ml), "score": float(one.score), "site": one.site, **_pack(one.mask, masks),
+        "volume_ml": float(one.volume_ml), "score": float(one.score), "site": one.site,
+        "measures": _told(one.measures), **_pack(one.mask, masks),
     }  # fmt: skip

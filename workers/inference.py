@@ -17,10 +17,15 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from models import catalogue
-from models.contract import Card, Detection, Findings, Model, NotApplicable, Segment
+from models.contract import Card, Detection, Findings, Mask, Model, NotApplicable, Segment
 from node.dicom.gate.findings import check_body_side
+from node.dicom.measure import measure
 from node.dicom.reader import LoadedSeries, read_series
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
 from node.logs import failure
@@ -98,10 +103,40 @@ def on_source_grid(findings: Findings, series: LoadedSeries) -> Findings:
     """Return the same findings with their masks on the grid of the source images, in the order of its headers."""
     remarks = (*findings.remarks, *series.source.remarks)
     return Findings(
-        segments=tuple(replace(one, mask=series.restore(one.mask)) for one in findings.segments),
-        detections=tuple(replace(one, mask=series.restore(one.mask)) for one in findings.detections),
+        segments=tuple(_placed(one, series.restore(one.mask), series) for one in findings.segments),
+        detections=tuple(_placed(one, _detected(one, series), series) for one in findings.detections),
+        maps=tuple(replace(one, values=_float(series.restored(one.values))) for one in findings.maps),
         remarks=tuple(dict.fromkeys(remarks)),
     )
+
+
+Found = TypeVar("Found", Segment, Detection)
+
+
+def _placed(one: Found, mask: Mask, series: LoadedSeries) -> Found:
+    """Put *mask* (slices, rows, columns) in place of the model's, measured on the sources' own values and slices."""
+    if not mask.any():
+        return replace(one, mask=mask)
+    values = series.values if series.volume.modality == "CT" else None  # other modalities' values have no unit
+    measures = measure(mask, values, series.source.stack)
+    return replace(one, mask=mask, volume_ml=measures.volume_ml, measures=measures)
+
+
+def _detected(one: Detection, series: LoadedSeries) -> Mask:
+    """A detection that fell between uneven slices keeps the pixel nearest to its centre."""
+    mask = series.restore(one.mask)
+    if mask.any():
+        return mask
+    stack = series.source.stack
+    away = [abs(float((np.array(one.centre_mm) - corner) @ stack.normal)) for corner in stack.positions]
+    place = int(np.argmin(away))
+    column, row = stack.to_image(place, one.centre_mm)
+    mask[place, min(max(int(row), 0), stack.rows - 1), min(max(int(column), 0), stack.columns - 1)] = True
+    return mask
+
+
+def _float(values: NDArray[np.generic]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(values).astype(np.float32, copy=False)
 
 
 def _check(findings: Findings, series: LoadedSeries, card: Card) -> None:

@@ -22,6 +22,10 @@ _SPACING_FLOOR = 0.02  # mm; positions are written with few decimals
 _SHEAR_TOLERANCE = 0.01  # sine of the angle between step and normal: 0.6 degrees
 _SAME_PLACE = 0.02  # mm
 _FEW_GAPS = 0.25  # share of steps that may be longer before we speak of irregular spacing, not of missing slices
+_WIDEST_GAP = 4.05  # usual steps: at most three slices missing in one place
+_WIDEST_MM = 25.0
+_STEEPEST = 35.0  # degrees; no gantry tilts further
+_DRIFT = 1.0  # mm that a slice may lie beside the line of the others
 _LETTER = 0.26  # direction cosines below are not named: 15 degrees
 _NAMES = ("sagittal", "coronal", "axial")  # by the patient axis that the slice normal is nearest to: L, P, S
 
@@ -68,10 +72,57 @@ class Stack:
         return len(self.positions), self.rows, self.columns
 
     @property
+    def normal(self) -> Array:
+        """(3,): unit normal (L, P, S) of the slices."""
+        return slice_normal(self.orientation)
+
+    @property
+    def heights(self) -> Array:
+        """(slices,): mm along the normal."""
+        heights: Array = self.positions @ self.normal
+        return heights
+
+    @property
     def spacing(self) -> float:
-        """Distance between neighbouring slices in mm."""
-        steps = np.diff(self.positions @ slice_normal(self.orientation))
-        return float(np.mean(steps))
+        """Usual distance between neighbouring slices in mm: the mean of a regular stack, else the median."""
+        steps = np.diff(self.heights)
+        return float(np.mean(steps) if _is_even(steps) else np.median(steps))
+
+    @property
+    def is_regular(self) -> bool:
+        """Whether the slices lie straight above each other at one distance."""
+        return _is_even(np.diff(self.heights)) and not self.tilt_degrees
+
+    @property
+    def tilt_degrees(self) -> float:
+        """Angle between the stack's own direction and the slice normal: that of a tilted gantry; 0 where upright."""
+        slope = float(np.linalg.norm(_slope(self.positions, self.normal)))
+        angle = float(np.degrees(np.arctan(slope)))
+        return angle if np.sin(np.radians(angle)) > _SHEAR_TOLERANCE else 0.0
+
+    @property
+    def extents(self) -> Array:
+        """(slices,): mm along the normal that each slice stands for: half the way to each neighbour."""
+        steps = np.diff(self.heights)
+        if _is_even(steps):
+            return np.full(len(self.positions), self.spacing)
+        padded = np.concatenate([[self.spacing], steps, [self.spacing]])
+        halves: Array = (padded[:-1] + padded[1:]) / 2
+        return halves
+
+    @property
+    def irregularities(self) -> tuple[str, ...]:
+        """What a reader of the results should know, in sentences; none of a regular stack."""
+        found = []
+        if angle := self.tilt_degrees:
+            found.append(
+                f"The gantry was tilted by {angle:.1f} degrees: the volume was straightened for the model, "
+                "masks lie on the original slices"
+            )
+        steps = np.diff(self.heights)
+        if not _is_even(steps):
+            found.append(_unevenness(steps, self.spacing))
+        return tuple(found)
 
     @property
     def affine(self) -> Array:
@@ -128,7 +179,10 @@ def same_orientation(first: Sequence[float], second: Sequence[float]) -> bool:
 def make_stack(
     orientation: Sequence[float], positions: Array, pixel_spacing: tuple[float, float], rows: int, columns: int
 ) -> Stack:
-    """Return the stack of slices whose *positions* (slices, 3) are in order; GeometryError where it is irregular."""
+    """Return the stack of slices whose *positions* (slices, 3) are in order.
+
+    It may be tilted, unevenly spaced, or lack a few slices. Raises GeometryError where it is not one body of images.
+    """
     normal = slice_normal(orientation)
     _check_steps(positions @ normal)
     _check_shear(positions, normal)
@@ -138,42 +192,144 @@ def make_stack(
     )  # fmt: skip
 
 
+def _is_even(steps: Array) -> bool:
+    """Whether all *steps* (mm) are the usual one, up to what devices round."""
+    usual = float(np.median(steps))
+    return not bool(np.any(np.abs(steps - usual) > max(_SPACING_FLOOR, _SPACING_TOLERANCE * usual)))
+
+
+def _missing(steps: Array, usual: float) -> NDArray[np.intp]:
+    """How many slices are missing at each of *steps*; nothing where longer steps are no whole numbers of the usual."""
+    share = steps / usual
+    lost = np.round(share).astype(np.intp) - 1
+    whole = np.abs(share - (lost + 1)) < 0.05
+    if not whole.all() or (lost < 0).any() or float((lost > 0).mean()) >= _FEW_GAPS:
+        return np.zeros(len(steps), dtype=np.intp)
+    return lost
+
+
+def _unevenness(steps: Array, usual: float) -> str:
+    lost = _missing(steps, usual)
+    if count := int(lost.sum()):
+        gaps = int(np.count_nonzero(lost))
+        return (
+            f"{count} slice{'s are' if count > 1 else ' is'} missing in {gaps} gap{'s' if gaps > 1 else ''}: volumes "
+            "across a gap are estimated"
+        )
+    span = f"{steps.min():.2f} to {steps.max():.2f} mm"
+    return f"Slices are unevenly spaced ({span}): volumes count each slice's own part"
+
+
 def _check_steps(along: Array) -> None:
-    """Refuse gaps and irregular steps between slices at *along* (slices,) mm on the normal."""
+    """Refuse gaps that cannot be bridged between slices at *along* (slices,) mm on the normal."""
     steps = np.diff(along)
     usual = float(np.median(steps))
-    off = np.abs(steps - usual) > max(_SPACING_FLOOR, _SPACING_TOLERANCE * usual)
-    if not off.any():
-        return
-    first = int(np.argmax(off))
-    where = f"between {along[first]:.2f} and {along[first + 1]:.2f} mm along the slice normal"
-    missing = np.round(steps[off] / usual) - 1
-    whole = np.abs(steps[off] / usual - (missing + 1)) < 0.05
-    if whole.all() and (missing >= 1).all() and off.mean() < _FEW_GAPS:
-        count, gaps = int(missing.sum()), int(off.sum())
+    wide = steps > max(min(_WIDEST_GAP * usual, _WIDEST_MM), usual + _SPACING_FLOOR)
+    if wide.any():
+        first = int(np.argmax(wide))
+        where = f"between {along[first]:.2f} and {along[first + 1]:.2f} mm along the slice normal"
         raise GeometryError(
-            f"{count} slice{'s are' if count > 1 else ' is'} missing in {gaps} gap{'s' if gaps > 1 else ''}, the first "
-            f"{where}: have the series sent again"
+            f"{steps[first]:.1f} mm without a slice {where}, where {usual:.2f} mm are usual: too wide a gap to bridge; "
+            "have the series sent again"
         )
-    raise GeometryError(
-        f"slices are irregularly spaced: usually {usual:.2f} mm, but {steps[first]:.2f} mm {where}; have an evenly "
-        "spaced reconstruction sent"
-    )
+    if float(_missing(steps, usual).sum()) > _FEW_GAPS * len(along):
+        raise GeometryError("more than a quarter of the slices is missing: have the series sent again")
+
+
+def _slope(positions: Array, normal: Array) -> Array:
+    """Shift in the plane for each mm along *normal*: (L, P, S) mm, the line through the first and the last slice."""
+    way = positions[-1] - positions[0]
+    height = float(way @ normal)
+    slope: Array = (way - height * normal) / height if height else np.zeros(3)
+    return slope
 
 
 def _check_shear(positions: Array, normal: Array) -> None:
-    """Refuse a stack whose slices are shifted in their plane as they go, as under a tilted gantry."""
-    step = (positions[-1] - positions[0]) / np.linalg.norm(positions[-1] - positions[0])
-    sine = float(np.linalg.norm(np.cross(step, normal)))
-    if sine > _SHEAR_TOLERANCE:
-        raise GeometryError(
-            f"the gantry was tilted by {np.degrees(np.arcsin(min(1.0, sine))):.1f} degrees: the slices form a sheared "
-            "stack, not a rectangular volume; have a reconstruction without tilt sent"
-        )
-    along = np.outer(positions @ normal - positions[0] @ normal, normal)
-    drift = np.linalg.norm(positions - positions[0] - along, axis=1)
-    if float(drift.max()) > 1.0:
-        raise GeometryError(f"slices are shifted against each other by up to {drift.max():.1f} mm in their plane")
+    """Refuse a stack whose slices are shifted in their plane otherwise than a tilted gantry shifts them."""
+    slope = _slope(positions, normal)
+    angle = float(np.degrees(np.arctan(np.linalg.norm(slope))))
+    if angle > _STEEPEST:
+        raise GeometryError(f"slices run off at {angle:.1f} degrees to their normal: no gantry tilts so far")
+    heights = (positions - positions[0]) @ normal
+    beside = np.linalg.norm(positions - positions[0] - np.outer(heights, normal + slope), axis=1)
+    if float(beside.max()) > _DRIFT:
+        raise GeometryError(f"slices are shifted against each other by up to {beside.max():.1f} mm in their plane")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Straightening:
+    """The way from a tilted or uneven stack to a regular grid for models, and back for their masks.
+
+    The grid keeps the stack's orientation and pixel spacing. Its slices follow each other at the stack's usual
+    spacing; its rows and columns are as many as all shifted slices need.
+    """
+
+    stack: Stack
+    shifts: Array  # (slices, 2): rows and columns, at least 0, by which each slice lies within the grid
+    shape: tuple[int, int, int]  # of the grid: (slices, rows, columns)
+    affine: Array  # (4, 4): index of the grid (slice, row, column, 1) -> (L, P, S, 1)
+
+    def apply(self, slices: NDArray[np.float32], outside: float) -> NDArray[np.float32]:
+        """Return *slices* (slices, rows, columns) on the grid, linear between them; *outside* where none lies."""
+        depths = (self.stack.heights - self.stack.heights[0]) / self.stack.spacing
+        made = np.empty(self.shape, dtype=np.float32)
+        shifted: dict[int, NDArray[np.float32]] = {}
+        for number in range(self.shape[0]):
+            below = int(np.clip(np.searchsorted(depths, number, side="right") - 1, 0, len(depths) - 2))
+            weight = float(np.clip((number - depths[below]) / (depths[below + 1] - depths[below]), 0, 1))
+            for place in (below, below + 1):
+                if place not in shifted:
+                    shifted[place] = self._shifted(slices[place], place, outside)
+            shifted = {place: one for place, one in shifted.items() if place >= below}
+            made[number] = (1 - weight) * shifted[below] + weight * shifted[below + 1]
+        return made
+
+    def _shifted(self, image: NDArray[np.float32], place: int, outside: float) -> NDArray[np.float32]:
+        """One slice (rows, columns) at its place in the grid's plane, linear between pixels."""
+        whole = np.floor(self.shifts[place]).astype(int)
+        down, right = self.shifts[place] - whole
+        rows, columns = image.shape
+        padded = np.full((rows + 2, columns + 2), outside, dtype=np.float32)
+        padded[1:-1, 1:-1] = image
+        part = (
+            (1 - down) * (1 - right) * padded[1:, 1:] + down * (1 - right) * padded[:-1, 1:]
+            + (1 - down) * right * padded[1:, :-1] + down * right * padded[:-1, :-1]
+        )  # fmt: skip
+        plane = np.full(self.shape[1:], outside, dtype=np.float32)
+        height, width = min(rows + 1, self.shape[1] - whole[0]), min(columns + 1, self.shape[2] - whole[1])
+        plane[whole[0] : whole[0] + height, whole[1] : whole[1] + width] = part[:height, :width]
+        return plane
+
+    def restore(self, grid: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return what lies on the grid (slices, rows, columns) at each pixel of the stack, by nearest neighbours."""
+        depths = np.rint((self.stack.heights - self.stack.heights[0]) / self.stack.spacing).astype(int)
+        rows, columns = self.stack.rows, self.stack.columns
+        made = np.empty(self.stack.shape, dtype=grid.dtype)
+        for place, depth in enumerate(np.clip(depths, 0, self.shape[0] - 1)):
+            down, right = np.rint(self.shifts[place]).astype(int)
+            made[place] = grid[depth, down : down + rows, right : right + columns]
+        return made
+
+
+def straighten(stack: Stack) -> Straightening:
+    """Return the way from *stack*, regular or not, to a regular grid."""
+    normal = stack.normal
+    spacing = np.array(stack.pixel_spacing)
+    along = np.array([stack.orientation[3:], stack.orientation[:3]])  # to the next row, to the next column
+    heights = stack.heights - stack.heights[0]
+    offsets = (stack.positions - stack.positions[0] - np.outer(heights, normal)) @ along.T / spacing  # (slices, 2)
+    least = offsets.min(axis=0)
+    shifts = offsets - least
+    more = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
+    affine = np.eye(4)
+    affine[:3, 0] = normal * stack.spacing
+    affine[:3, 1:3] = (along * spacing[:, None]).T
+    affine[:3, 3] = stack.positions[0] + (least * spacing) @ along
+    depth = int(np.floor(heights[-1] / stack.spacing + 0.5)) + 1
+    return Straightening(
+        stack=stack, shifts=shifts, affine=affine,
+        shape=(depth, stack.rows + int(more[0]), stack.columns + int(more[1])),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

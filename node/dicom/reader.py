@@ -1,12 +1,12 @@
-"""A series of single-frame images to a volume: what is irregular is refused with a reason rather than guessed."""
+"""A series of images, or of frames, to a volume: what cannot be right is refused with a reason rather than guessed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from pydicom.uid import UID
 
 from models.contract import Mask, Volume
 from node.dicom import geometry
-from node.dicom.geometry import Canonical, GeometryError, Stack
+from node.dicom.frames import frame_headers, frames_with_pixels, is_multiframe
+from node.dicom.geometry import Canonical, GeometryError, Stack, Straightening
 from node.dicom.header import read_instance
 from node.dicom.pixels import check_decodable, decode_frame
 from node.errors import InputInvalid, UnreadableInstance
@@ -47,10 +48,17 @@ class LoadedSeries:
     source: SourceSeries
     volume: Volume  # canonical: z to the head, y to the back, x to the left
     turn: Canonical
+    values: NDArray[np.float32]  # (slices, rows, columns): of the source images themselves
+    straightening: Straightening | None = None  # where the source is no regular stack
 
     def restore(self, mask: Mask) -> Mask:
         """Return *mask* (z, y, x) on the source grid (slices, rows, columns)."""
-        return np.ascontiguousarray(self.turn.undo(mask)).astype(np.bool_)
+        return np.ascontiguousarray(self.restored(mask)).astype(np.bool_)
+
+    def restored(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
+        """Return any *array* (z, y, x) on the source grid, by nearest neighbours where the source is irregular."""
+        turned = self.turn.undo(array)
+        return turned if self.straightening is None else self.straightening.restore(turned)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -62,6 +70,7 @@ class _Image:
     orientation: tuple[float, ...]
     position: tuple[float, ...]
     spacing: tuple[float, ...]
+    frame: int = 0  # of a multi-frame image, from 1; 0: the file holds this image alone
 
     @property
     def name(self) -> str:
@@ -93,7 +102,7 @@ def read_headers(paths: Sequence[Path]) -> SourceSeries:
 
     Raises InputInvalid, saying what is wrong, where, and what a person can do.
     """
-    images = [_image(path) for path in paths]
+    images = [image for path in paths for image in _images(path)]
     _check_one_series(images)
     kept = _leave_out_strangers(images)
     remarks = _left_out(len(images) - len(kept))
@@ -103,32 +112,57 @@ def read_headers(paths: Sequence[Path]) -> SourceSeries:
         remarks.append(_counted(len(kept) - len(ordered), "image") + " sent twice counted once")
     if any(image.header.get("LossyImageCompression") == "01" for image in ordered):
         remarks.append("the source images were compressed with loss")
+    stack = _stack(ordered)
     return SourceSeries(
-        headers=tuple(image.header for image in ordered), paths=tuple(image.path for image in ordered),
-        stack=_stack(ordered), remarks=tuple(remarks),
+        headers=tuple(image.header for image in ordered), paths=tuple(image.path for image in ordered), stack=stack,
+        remarks=(*remarks, *stack.irregularities), frames=_frames(ordered),
     )  # fmt: skip
 
 
 def read_series(paths: Sequence[Path], progress: Callable[[float], None] | None = None) -> LoadedSeries:
     """Return the series as a volume: rescaled values (Hounsfield units for CT) in the models' orientation.
 
-    CT padding and all below it is read as air, -1024 HU.
+    CT padding and all below it is read as air, -1024 HU. A tilted or uneven stack is straightened for the models.
     Raises InputInvalid as `read_headers` does, and where pixel data does not decode.
     """
     source = read_headers(paths)
-    affine = source.stack.affine
-    turn = geometry.canonical(affine)
-    voxels = np.empty(source.stack.shape, dtype=np.float32)  # (slice, row, column)
-    for number, path in enumerate(source.paths):
-        voxels[number] = _rescaled(path)
+    values = np.empty(source.stack.shape, dtype=np.float32)  # (slice, row, column)
+    for number, image in enumerate(_with_pixels(source)):
+        values[number] = _rescaled(image)
         if progress is not None:
             progress((number + 1) / len(source.paths))
+    modality = str(source.headers[0].get("Modality") or "")
+    straightening = None if source.stack.is_regular else geometry.straighten(source.stack)
+    grid, affine = values, source.stack.affine
+    if straightening is not None:
+        outside = _AIR if modality == "CT" else float(values.min())
+        grid, affine = straightening.apply(values, outside), straightening.affine
+    turn = geometry.canonical(affine)
     volume = Volume(
-        voxels=np.ascontiguousarray(turn.apply(voxels)).astype(np.float32, copy=False),
-        affine=geometry.canonical_affine(affine, source.stack.shape, turn),
-        modality=str(source.headers[0].get("Modality") or ""),
+        voxels=np.ascontiguousarray(turn.apply(grid)).astype(np.float32, copy=False),
+        affine=geometry.canonical_affine(affine, (grid.shape[0], grid.shape[1], grid.shape[2]), turn),
+        modality=modality,
     )
-    return LoadedSeries(source=source, volume=volume, turn=turn)
+    if straightening is None:  # the same numbers, turned: not kept twice
+        values = turn.undo(volume.voxels).astype(np.float32, copy=False)
+    return LoadedSeries(source=source, volume=volume, turn=turn, values=values, straightening=straightening)
+
+
+def _with_pixels(source: SourceSeries) -> Iterator[Dataset]:
+    """Yield each slice's image with its pixels; a multi-frame file is read once for its frames in a row."""
+    if not source.frames:
+        for path in source.paths:
+            yield _read(path, pixels=True)
+        return
+    for path, group in groupby(zip(source.paths, source.frames, strict=True), key=lambda pair: pair[0]):
+        yield from frames_with_pixels(_read(path, pixels=True), [frame for _, frame in group])
+
+
+def _frames(images: Sequence[_Image]) -> tuple[int, ...]:
+    """Which frame each slice is; nothing where no file holds several."""
+    if any(image.frame for image in images):
+        return tuple(max(1, image.frame) for image in images)
+    return ()
 
 
 def _counted(number: int, noun: str) -> str:
@@ -144,10 +178,21 @@ def _name(header: Dataset) -> str:
     return f"image {header.get('InstanceNumber') or header.get('SOPInstanceUID') or '(without a number)'}"
 
 
-def _image(path: Path) -> _Image:
+def _images(path: Path) -> list[_Image]:
+    """The image of a file, or its frames."""
     header = _read(path, pixels=False)
+    try:
+        if not is_multiframe(header):
+            return [_image(path, header)]
+        headers = frame_headers(header)
+    except InputInvalid as why:
+        raise InputInvalid(f"{_name(header)}: {why}") from why
+    return [_image(path, one, frame) for frame, one in enumerate(headers, start=1)]
+
+
+def _image(path: Path, header: Dataset, frame: int = 0) -> _Image:
     return _Image(
-        path=path, header=header, orientation=_numbers(header, "ImageOrientationPatient", 6),
+        path=path, header=header, frame=frame, orientation=_numbers(header, "ImageOrientationPatient", 6),
         position=_numbers(header, "ImagePositionPatient", 3), spacing=_numbers(header, "PixelSpacing", 2),
     )  # fmt: skip
 
@@ -203,8 +248,6 @@ def _check_image(image: _Image) -> None:
         check_decodable(image.header)
     except InputInvalid as why:
         raise InputInvalid(f"{image.name}: {why}") from why
-    if "SharedFunctionalGroupsSequence" in image.header:
-        raise InputInvalid(f"{image.name}: enhanced images are not supported yet: have the classic series sent")
     if not image.orientation or not image.position or not image.spacing:
         raise InputInvalid(
             f"{image.name} does not say where it lies in the patient (position, orientation or pixel spacing is "
@@ -261,7 +304,7 @@ def _in_one_plane(first: _Image, second: _Image) -> bool:
 
 def _check_same(first: _Image, second: _Image, images: Sequence[_Image]) -> None:
     same = geometry.same_place(np.array(first.position), np.array(second.position))
-    if same and _content(first.path) == _content(second.path):
+    if same and not (first.frame or second.frame) and _content(first.path) == _content(second.path):
         return
     planes = 1 + sum(not _in_one_plane(a, b) for a, b in pairwise(images))
     where = ", ".join(f"{value:.1f}" for value in first.position)
@@ -291,9 +334,8 @@ def _stack(images: Sequence[_Image]) -> Stack:
         raise InputInvalid(str(why)) from why
 
 
-def _rescaled(path: Path) -> NDArray[np.float32]:
+def _rescaled(dataset: Dataset) -> NDArray[np.float32]:
     """Return the modality values (rows, columns) of one image by its own slope and intercept (PS3.3 C.11.1)."""
-    dataset = _read(path, pixels=True)
     try:
         stored = decode_frame(dataset)
     except InputInvalid as why:

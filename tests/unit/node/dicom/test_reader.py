@@ -270,24 +270,23 @@ REFUSALS: dict[str, tuple[Change, str]] = {
     "no directions": (set_all(ImageOrientationPatient=[0] * 6), "perpendicular"),
     "two slices": (lambda images: images.__delitem__(slice(2, 4)), "only 2 slices: a volume needs at least 3"),
     "only localizers": (set_all(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "only localizer images"),
-    "a slice missing": (
-        lambda images: many_without(images, 5), r"1 slice is missing in 1 gap, the first between 40\.00 and 45\.00 mm"
-    ),
-    "irregular": (move(3, 10, -20, 38.5), r"usually 2\.50 mm, but 3\.50 mm"),
+    "five slices missing": (lambda images: many_without(images, 3, 5), r"15\.0 mm without a slice"),
     "other pixels at one place": (move(3, 10, -20, 35), "4 different images lie in only 3 places"),
     "the same plane, another field of view": (move(3, 15, -20, 35), "4 different images lie in only 3 places"),
-    "multi-frame": (set_all(NumberOfFrames=3), "multi-frame images are not supported yet"),
-    "enhanced": (set_all(SharedFunctionalGroupsSequence=[Dataset()]), "enhanced images are not supported yet"),
+    "multi-frame": (set_all(NumberOfFrames=3), "frames do not say where they lie"),
+    "too few descriptions": (
+        set_all(NumberOfFrames=3, PerFrameFunctionalGroupsSequence=[Dataset()]), "has 3 frames, but describes 1"
+    ),
     "colour": (set_all(PhotometricInterpretation="PALETTE COLOR"), "colour image"),
     "no image": (set_all(Rows=None, Columns=None), r"it is no image \(CT Image Storage\)"),
     "8 bits": (set_all(BitsAllocated=8, BitsStored=8, HighBit=7, PixelData=bytes(30)), "cannot hold Hounsfield units"),
 }  # fmt: skip
 
 
-def many_without(images: list[Dataset], number: int) -> None:
-    """Make it thirteen slices with one gap."""
+def many_without(images: list[Dataset], number: int, count: int) -> None:
+    """Make it some slices with one gap."""
     images[:] = many(images, id)
-    del images[number]
+    del images[number : number + count]
 
 
 @pytest.mark.parametrize("case", REFUSALS)
