@@ -22,7 +22,7 @@ from node.dicom.encode import ResultContext, ResultObject, encode
 from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
-from node.domain.result import ResultRole
+from node.domain.result import Result, ResultRole
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
 from node.pictures import load_pictures
 from node.store import sha256_hex
@@ -32,6 +32,7 @@ from workers.inference import InferenceChild, Ran, Request
 log = logging.getLogger(__name__)
 
 #: What a reference to an instance needs.
+_PATIENT = ("PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientName")  # equal: the same person
 _IDENTIFIED_BY = ["SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"]
 
 
@@ -119,19 +120,27 @@ def encode_checked(services: Services, job: Job, paths: tuple[Path, ...], folder
 def context_for(services: Services, job: Job, paths: tuple[Path, ...]) -> ResultContext:
     """Return all that the results of *job* say besides its findings."""
     source = read_headers(paths)
+    with services.database.reading() as session:
+        before, earlier = results.previous_set(session, job), results.prior_set(session, job)
+    before, earlier = (
+        [one for one in made if services.store.verify(one.path, one.sha256)] for made in (before, earlier)
+    )
     return ResultContext(
         sources=source.headers, frames=source.frames, card=catalogue.card(job.model), model_digest=job.model_digest,
         node=services.node, revision=job.revision, input_digest=job.input_digest, at=job.settled_at,
-        predecessors=_predecessors(services, job),
+        predecessors={one.variant: _read(services, one, _IDENTIFIED_BY) for one in before if one.role == ResultRole.SR},
+        prior=_prior(services, [*before, *earlier], source.headers[0]),
     )  # fmt: skip
 
 
-def _predecessors(services: Services, job: Job) -> dict[str, Dataset]:
-    """Return the reports, by variant, that the reports of *job* take the place of, without their content."""
-    with services.database.reading() as session:
-        before = [one for one in results.previous_set(session, job) if one.role == ResultRole.SR]
-    there = [one for one in before if services.store.verify(one.path, one.sha256)]
-    return {one.variant: dcmread(services.store.path(one.path), specific_tags=_IDENTIFIED_BY) for one in there}
+def _prior(services: Services, made: list[Result], source: Dataset) -> tuple[Dataset, ...]:
+    """Return the segmentations of *made*, the newest set first, that are of the same patient as *source*."""
+    segs = [_read(services, one, None) for one in made if one.role == ResultRole.SEG]
+    return tuple(seg for seg in segs if all(str(seg.get(k) or "") == str(source.get(k) or "") for k in _PATIENT))
+
+
+def _read(services: Services, result: Result, tags: list[str] | None) -> Dataset:
+    return dcmread(services.store.path(result.path), specific_tags=tags)
 
 
 def profiles_of(services: Services, job: Job) -> tuple[Profile, ...]:

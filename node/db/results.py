@@ -36,14 +36,14 @@ def results_of(session: Session, job_id: str) -> list[Result]:
 
 
 def previous_set(session: Session, job: Job) -> list[Result]:
-    """Return the results that *job*'s results take the place of: those of the newest earlier revision that was sent.
+    """Return the results that *job*'s results take the place of: its own of an earlier run, or an earlier revision's.
 
     Nothing that no peer ever accepted is replaced.
     """
     sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state == _S.ACKED)
     earlier = session.scalar(
         select(JobRow.id)
-        .where(JobRow.study_uid == job.study_uid, JobRow.model == job.model, JobRow.revision < job.revision, sent)
+        .where(JobRow.study_uid == job.study_uid, JobRow.model == job.model, JobRow.revision <= job.revision, sent)
         .order_by(JobRow.revision.desc())
         .limit(1)
     )

@@ -47,6 +47,7 @@ class ResultContext:
     input_digest: str
     at: datetime  # aware; when the study settled: the source of every date and time that we write
     frames: tuple[int, ...] = ()  # where the sources are frames of multi-frame images: which frame (from 1) each is
+    prior: tuple[Dataset, ...] = ()  # earlier segmentations, newest first: what they name keeps its identifier
     predecessors: Mapping[str, Dataset] = field(default_factory=dict)  # by variant: the report that is replaced
 
     def __post_init__(self) -> None:
@@ -132,6 +133,7 @@ class Region:
     mask: Mask  # (slices, rows, columns), on the grid of the sources
     volume_ml: float
     tracking_uid: str
+    tracking_id: str  # its name in reports, stable with the UID
     site: SegmentKind | None = None  # where a detection lies
     measures: Measures | None = None
     detection: Detection | None = None
@@ -147,7 +149,7 @@ def regions(findings: Findings, context: ResultContext) -> tuple[Region, ...]:
             Region(
                 number=len(drawn) + 1, label=plain(kind.label, 64), kind=kind, mask=segment.mask,
                 volume_ml=segment.volume_ml, measures=segment.measures,
-                tracking_uid=context.uid("tracking", segment.key, 0),
+                tracking_uid=context.uid("tracking", segment.key, 0), tracking_id=plain(kind.label, 64),
             )
         )  # fmt: skip
     for place, found in enumerate(findings.detections, start=1):
@@ -157,6 +159,7 @@ def regions(findings: Findings, context: ResultContext) -> tuple[Region, ...]:
                 number=len(drawn) + 1, label=f"{plain(kind.label, 58)} {place}", kind=kind, mask=found.mask,
                 volume_ml=found.volume_ml, measures=found.measures,
                 tracking_uid=context.uid("tracking", found.key, place),
+                tracking_id=f"{plain(kind.label, 58)} {place}",
                 site=card.kind_of(found.site) if found.site else None, detection=found,
             )
         )  # fmt: skip

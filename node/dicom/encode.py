@@ -14,7 +14,8 @@ from node.dicom.context import NodeIdentity, Pictures, Region, ResultContext, Re
 from node.dicom.gate import check, check_findings
 from node.dicom.sc import encode_sc
 from node.dicom.seg import encode_segs
-from node.dicom.sr import encode_sr
+from node.dicom.sr import encode_sr, variant_of
+from node.dicom.tracking import keep_identities
 from node.domain.profile import Profile, SegType, SrClass
 from node.domain.result import ResultRole
 
@@ -34,7 +35,7 @@ def encode(
     Raises OutputInvalid where the set of one profile does not say what *findings* say about the sources.
     """
     check_findings(findings, context)
-    drawn = regions(findings, context)
+    drawn = keep_identities(regions(findings, context), context)
     made: dict[str, ResultObject] = {}
     for asked in profiles:
         profile = asked if pictures is not None else replace(asked, secondary_capture=False, pdf=False)
@@ -54,8 +55,7 @@ def _encode_one(
     for seg in segs:
         yield make_object(ResultRole.SEG, seg.dataset, str(profile.seg))
     if profile.sr is not SrClass.NONE:
-        variant = f"{profile.sr} {profile.language}"
-        yield make_object(ResultRole.SR, encode_sr(drawn, segs, findings, context, profile), variant)
+        yield make_object(ResultRole.SR, encode_sr(drawn, segs, findings, context, profile), variant_of(profile))
     if profile.secondary_capture:
         for page in encode_sc(pictures, drawn, context):
             yield make_object(ResultRole.SC, page)

@@ -37,8 +37,10 @@ IDENTITY = (
     "ClinicalTrialSiteName", "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID", "ClinicalTrialTimePointID",
     "ClinicalTrialTimePointDescription",
 )  # fmt: skip
+_NAMED = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality")
+_SIZE = ("Rows", "Columns")
 _GEOMETRY = (
-    "Rows", "Columns", "FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
+    *_SIZE, "FrameOfReferenceUID", "ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing",
 )  # fmt: skip
 _LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod")
 _EQUIPMENT = (
@@ -56,16 +58,25 @@ def sop_class(source: Dataset) -> str:
     return found
 
 
-def skeleton(source: Dataset) -> Dataset:
+def check_source(source: Dataset, needed: Sequence[str] = _GEOMETRY) -> None:
+    """Refuse a *source* that lacks what a result about it has to say."""
+    sop_class(source)
+    for keyword in (*_NAMED, *needed):
+        if source.get(keyword) in (None, ""):
+            raise OutputInvalid(f"source {source.get('SOPInstanceUID')} lacks {keyword}")
+
+
+def skeleton(source: Dataset, *, placed: bool = True) -> Dataset:
     """Return the part of *source* that the encoding library looks at, with an empty identity.
 
     The library fails on absent type 2 attributes and on odd values; the true identity is written by `stamp`.
+    Without *placed* the source need not say where it lies in the patient.
     """
+    needed = _GEOMETRY if placed else _SIZE
+    check_source(source, needed)
     bare = Dataset()
     bare.SOPClassUID = sop_class(source)
-    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", *_GEOMETRY):
-        if source.get(keyword) in (None, ""):
-            raise OutputInvalid(f"source {source.get('SOPInstanceUID')} lacks {keyword}")
+    for keyword in (*_NAMED, *needed):
         bare.add(deepcopy(source[keyword]))
     for keyword in (*_LOSS, "PositionReferenceIndicator"):
         if source.get(keyword) not in (None, ""):
@@ -75,8 +86,11 @@ def skeleton(source: Dataset) -> Dataset:
     return bare
 
 
-def stamp(result: Dataset, context: ResultContext) -> None:
-    """Give *result* the patient and study of its source, the node as its maker, and times that a rerun repeats."""
+def stamp(result: Dataset, context: ResultContext, *, library: bool = False) -> None:
+    """Give *result* the patient and study of its source, its contributors, and times that a rerun repeats.
+
+    *library*: highdicom made the content, and is named.
+    """
     source = context.sources[0]
     _copy_identity(source, result)
     for keyword in ("BodyPartExamined", "Laterality"):
@@ -88,7 +102,9 @@ def stamp(result: Dataset, context: ResultContext) -> None:
         setattr(result, f"{moment}Time", time)
     result.SeriesDescription = context.series_description
     result.ContentQualification = context.card.qualification  # (0018,9004): Standard Extended in SEG and SR
-    result.ContributingEquipmentSequence = list(_contributors(source, context))
+    result.ContributingEquipmentSequence = [*_scanner(source), *([_library(context)] if library else [])]
+    if not result.ContributingEquipmentSequence:
+        del result.ContributingEquipmentSequence
 
 
 def equip(result: Dataset, context: ResultContext) -> None:
@@ -155,8 +171,8 @@ def _joined(element: DataElement) -> str:
     return "\\".join(str(value) for value in values)
 
 
-def _contributors(source: Dataset, context: ResultContext) -> Iterator[Dataset]:
-    """Who else had a hand in it: the scanner, where it has a name, and the encoding library (PS3.3 C.12.1)."""
+def _scanner(source: Dataset) -> Iterator[Dataset]:
+    """The scanner as a contributor, where it has a name (PS3.3 C.12.1)."""
     if source.get("Manufacturer"):
         scanner = Dataset()
         for keyword in _EQUIPMENT:
@@ -165,13 +181,16 @@ def _contributors(source: Dataset, context: ResultContext) -> Iterator[Dataset]:
         scanner.ContributionDescription = "Acquisition equipment of the source images"
         scanner.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
         yield scanner
+
+
+def _library(context: ResultContext) -> Dataset:
     library = Dataset()
     library.Manufacturer, library.ManufacturerModelName = "Highdicom open-source contributors", "highdicom"
     library.SoftwareVersions = highdicom_version
     library.ContributionDateTime = f"{context.at:%Y%m%d%H%M%S%z}"
     library.ContributionDescription = "Software library that encoded this instance"
     library.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
-    yield library
+    return library
 
 
 def code_item(code: object) -> Dataset:

@@ -67,7 +67,7 @@ def _corners(plane: NDArray[np.bool_]) -> NDArray[np.float64]:
     left = np.argmax(plane[rows], axis=1)
     right = plane.shape[1] - np.argmax(plane[rows, ::-1], axis=1)
     sides = np.concatenate([np.stack([left, rows], axis=1), np.stack([right, rows], axis=1)]).astype(np.float64)
-    return np.unique(np.concatenate([sides, sides + (0, 1)]), axis=0)
+    return np.unique(np.concatenate([sides, sides + np.array([0.0, 1.0])]), axis=0)
 
 
 def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:

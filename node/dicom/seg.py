@@ -1,4 +1,4 @@
-"""Regions as one DICOM Segmentation: BINARY, on the grid of its source, readable wherever it was tried."""
+"""Regions as DICOM Segmentations on the grid of their source: BINARY, or as a destination's profile asks."""
 
 from __future__ import annotations
 
@@ -7,90 +7,260 @@ from collections.abc import Sequence
 import highdicom as hd
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sr.codedict import codes as dictionary
+from pydicom.tag import Tag
+from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 
 from node.dicom import codes
 from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext
-from node.dicom.identity import skeleton, stamp
-from node.domain.profile import Profile
+from node.dicom.identity import check_source, code_item, equip, sop_class, stamp
+from node.dicom.segframes import Frame, describe_frames, pack_bits, pack_bytes, pack_labels
+from node.domain.profile import Profile, SegType, Split
 from node.domain.result import ResultRole
+
+_LABELMAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # Label Map Segmentation Storage
+_FULL = 255  # MaximumFractionalValue: a voxel is wholly inside or wholly outside
+_LOSS = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
 
 
 def encode_segs(drawn: Sequence[Region], context: ResultContext, profile: Profile) -> tuple[EncodedSeg, ...]:
-    """Return the segmentations that *profile* wants of *drawn*: none where nothing is drawn."""
-    if not drawn:
-        return ()
-    variant = str(profile.seg)
-    return (EncodedSeg(dataset=encode_seg(drawn, context, variant), regions=tuple(drawn)),)
+    """Return the Segmentations (PS3.3 A.51, C.8.20) of *drawn* as *profile* asks, in one series.
 
-
-def encode_seg(drawn: Sequence[Region], context: ResultContext, variant: str) -> Dataset:
-    """Return one BINARY Segmentation with a segment per region (PS3.3 A.51, C.8.20).
-
-    Frames without a voxel are left out; every frame that is there names the source image that it lies on.
+    Frames without a voxel are left out; every frame that is there names the source image that it lies on. There is
+    none where nothing is drawn, or where the sources do not say where they lie in the patient.
     """
-    used = np.flatnonzero(np.any([region.mask.any(axis=(1, 2)) for region in drawn], axis=0))
-    bare = _skeletons(context)
-    seg = hd.seg.Segmentation(
-        source_images=[bare[index] for index in used],
-        pixel_array=_pixels(drawn, used),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_description(region, context) for region in drawn],
-        series_instance_uid=context.uid(ResultRole.SEG, variant, "series"),
-        series_number=context.series_number(ResultRole.SEG),
-        sop_instance_uid=context.uid(ResultRole.SEG, variant, "instance", 0),
-        instance_number=1,
-        manufacturer=codes.plain(context.node.manufacturer, 64),
-        manufacturer_model_name=codes.plain(context.node.model_name, 64),
-        software_versions=codes.plain(context.node.software_version, 64),
-        device_serial_number=codes.plain(context.node.serial, 64),
-        content_label="AI_RESULT",
-        content_description=DISCLAIMER,
-        content_creator_name=f"{codes.plain(context.node.model_name, 62)}^",  # one component: a device, not a person
-        transfer_syntax_uid=ExplicitVRLittleEndian,
+    if not drawn or not context.is_placed:
+        return ()
+    for source in context.sources:
+        check_source(source)
+    slices = [_on_slice(place, context) for place in range(len(context.sources))]
+    parts = _parts(drawn, profile)
+    return tuple(
+        EncodedSeg(dataset=_encode(part, number, slices, context, profile), regions=part)
+        for number, part in enumerate(parts, start=1)
     )
-    seg.ReferencedSeriesSequence = [_referenced_series(bare)]
-    _fix_dimension_uid(seg, context.uid(ResultRole.SEG, variant, "dimensions"))
+
+
+# -- which region goes where
+
+
+def _parts(drawn: Sequence[Region], profile: Profile) -> list[tuple[Region, ...]]:
+    """Spread the regions over instances: by anatomy, by frames, and apart where a label map cannot overlap."""
+    groups: dict[tuple[str, str], list[Region]] = {}
+    for region in drawn:
+        key = _anatomy(region) if profile.seg_split is Split.ANATOMY else ("", "")
+        groups.setdefault(key, []).append(region)
+    parts = [part for group in groups.values() for part in _no_more_than(group, profile.seg_max_frames)]
+    if profile.seg is SegType.LABELMAP:
+        parts = [layer for part in parts for layer in _layers(part)]
+    return [tuple(part) for part in parts]
+
+
+def _anatomy(region: Region) -> tuple[str, str]:
+    kind = region.kind
+    return kind.category.value, kind.site.value if kind.site else ""
+
+
+def _no_more_than(regions: Sequence[Region], most: int) -> list[list[Region]]:
+    parts: list[list[Region]] = [[]]
+    frames = 0
+    for region in regions:
+        needed = int(np.count_nonzero(region.mask.any(axis=(1, 2))))
+        if most and parts[-1] and frames + needed > most:
+            parts.append([])
+            frames = 0
+        parts[-1].append(region)
+        frames += needed
+    return parts
+
+
+def _layers(regions: Sequence[Region]) -> list[list[Region]]:
+    """Regions such that no two of a layer share a voxel."""
+    layers: list[list[Region]] = []
+    for region in regions:
+        free = (layer for layer in layers if not any((one.mask & region.mask).any() for one in layer))
+        if (layer := next(free, None)) is not None:
+            layer.append(region)
+        else:
+            layers.append([region])
+    return layers
+
+
+# -- one instance
+
+
+def _encode(
+    regions: tuple[Region, ...], number: int, slices: Sequence[Dataset], context: ResultContext, profile: Profile
+) -> Dataset:
+    variant = f"{profile.seg} {profile.seg_split} {profile.seg_max_frames}"
+    seg = Dataset()
+    seg.file_meta = FileMetaDataset()
+    seg.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    seg.SOPClassUID = _LABELMAP_STORAGE if profile.seg is SegType.LABELMAP else SegmentationStorage
+    seg.SOPInstanceUID = context.uid(ResultRole.SEG, variant, "instance", number - 1)
+    seg.SeriesInstanceUID = context.uid(ResultRole.SEG, variant, "series")
+    seg.SeriesNumber, seg.InstanceNumber = context.series_number(ResultRole.SEG), number
+    seg.Modality, seg.ImageType = "SEG", ["DERIVED", "PRIMARY"]
+    seg.FrameOfReferenceUID = context.sources[0].FrameOfReferenceUID
+    seg.PositionReferenceIndicator = context.sources[0].get("PositionReferenceIndicator") or None
+    seg.ReferencedSeriesSequence = [_referenced_series(context)]
+    seg.ContentLabel, seg.ContentDescription = "AI_RESULT", DISCLAIMER
+    seg.ContentCreatorName = f"{codes.plain(context.node.model_name, 62)}^"  # one component: a device, not a person
+    seg.SegmentSequence = [_segment(place, one, context) for place, one in enumerate(regions, start=1)]
+    if profile.seg is SegType.LABELMAP:
+        seg.SegmentSequence.insert(0, _background(context))
+    equip(seg, context)
+    _lossy(seg, context)
+    _geometry(seg, context)
+    _dimensions(seg, context.uid(ResultRole.SEG, variant, "dimensions"), labels=profile.seg is SegType.LABELMAP)
     stamp(seg, context)
+    _fill(seg, regions, slices, profile.seg)
     return seg
 
 
-def _pixels(drawn: Sequence[Region], used: NDArray[np.intp]) -> NDArray[np.uint8 | np.uint16]:
-    """The masks on the *used* slices: one label map, or a stack (z, y, x, region) where regions overlap."""
-    shape = (len(used), *drawn[0].mask.shape[1:])
-    labels: NDArray[np.uint8 | np.uint16] = np.zeros(shape, np.uint8 if len(drawn) < 256 else np.uint16)
-    for region in drawn:
-        mask = region.mask[used]
-        if labels[mask].any():
-            return np.stack([region.mask[used].astype(np.uint8) for region in drawn], axis=-1)
-        labels[mask] = region.number
-    return labels
+def _fill(seg: Dataset, regions: Sequence[Region], slices: Sequence[Dataset], kind: SegType) -> None:
+    """Add frames and pixels."""
+    masks = [region.mask for region in regions]
+    touched = np.array([mask.any(axis=(1, 2)) for mask in masks])  # (segments, slices)
+    used = np.flatnonzero(touched.any(axis=0))
+    positions = [0] * len(slices)
+    for position, place in enumerate(used, start=1):
+        positions[place] = position
+    seg.SamplesPerPixel, seg.PhotometricInterpretation, seg.PixelRepresentation = 1, "MONOCHROME2", 0
+    seg.Rows, seg.Columns = masks[0].shape[1:]
+    seg.SegmentationType = str(kind).upper()
+    bits = 1 if kind is SegType.BINARY else 8
+    if kind is SegType.LABELMAP:
+        frames = [Frame(segment=0, place=int(place)) for place in used]
+        pixels, bits = pack_labels(frames, masks)
+        seg.PixelPaddingValue = 0
+        seg["PixelPaddingValue"].VR = "US"
+    else:
+        frames = [
+            Frame(segment=number, place=int(place))
+            for number, row in enumerate(touched, start=1)
+            for place in np.flatnonzero(row)
+        ]
+        pixels = pack_bits(frames, masks) if kind is SegType.BINARY else pack_bytes(frames, masks, _FULL)
+        seg.SegmentsOverlap = "YES" if _overlap(masks, touched) else "NO"
+    if kind is SegType.FRACTIONAL:
+        seg.SegmentationFractionalType, seg.MaximumFractionalValue = "OCCUPANCY", _FULL
+    seg.BitsAllocated, seg.BitsStored, seg.HighBit = bits, bits, bits - 1
+    seg.NumberOfFrames = len(frames)
+    seg[Tag("PerFrameFunctionalGroupsSequence")] = describe_frames(frames, slices, positions)
+    seg.PixelData = pixels
+    seg["PixelData"].VR = "OW" if bits > 8 else "OB"
 
 
-def _skeletons(context: ResultContext) -> list[Dataset]:
-    """The sources for the encoding library: one orientation, and the slice distances of the whole series.
+def _overlap(masks: Sequence[NDArray[np.bool_]], touched: NDArray[np.bool_]) -> bool:
+    """Whether any two masks share a voxel; one slice after another, so that a hundred masks cost no memory."""
+    for place in np.flatnonzero(touched.sum(axis=0) > 1):
+        here = [mask[place] for mask, row in zip(masks, touched, strict=True) if row[place]]
+        covered = here[0].copy()
+        for mask in here[1:]:
+            if (covered & mask).any():
+                return True
+            covered |= mask
+    return False
 
-    Series are met whose orientation differs from slice to slice in its last digits; the library wants equal ones.
+
+def _geometry(seg: Dataset, context: ResultContext) -> None:
+    """What all frames share: one orientation, pixel spacing, the usual distance of the slices.
+
+    Series are met whose orientation differs from slice to slice in its last digits; a segmentation says one.
     """
-    bare = [skeleton(source) for source in context.sources]
-    first = bare[0]
-    across = np.cross(first.ImageOrientationPatient[:3], first.ImageOrientationPatient[3:])
-    heights = np.array([item.ImagePositionPatient for item in bare], dtype=np.float64) @ across
-    spacing = round(float(np.median(np.abs(np.diff(heights)))), 6) if len(heights) > 1 else None
-    for item in bare:
-        item.ImageOrientationPatient, item.PixelSpacing = first.ImageOrientationPatient, first.PixelSpacing
-        item.SpacingBetweenSlices = spacing
-        item.SliceThickness = float(context.sources[0].get("SliceThickness") or 0) or spacing
-    return bare
+    first = context.sources[0]
+    orientation, measures = Dataset(), Dataset()
+    orientation.ImageOrientationPatient = first.ImageOrientationPatient
+    measures.PixelSpacing = first.PixelSpacing
+    cosines = np.array(first.ImageOrientationPatient, dtype=np.float64)
+    corners = np.array([source.ImagePositionPatient for source in context.sources], dtype=np.float64)
+    steps = np.abs(np.diff(corners @ np.cross(cosines[:3], cosines[3:])))
+    thickness = float(first.get("SliceThickness") or 0)
+    if len(steps):
+        measures.SpacingBetweenSlices = round(float(np.median(steps)), 6)
+    if thickness or len(steps):
+        measures.SliceThickness = thickness or measures.SpacingBetweenSlices
+    shared = Dataset()
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [orientation], [measures]
+    seg.SharedFunctionalGroupsSequence = [shared]
 
 
-def _description(region: Region, context: ResultContext) -> hd.seg.SegmentDescription:
+def _dimensions(seg: Dataset, uid: str, *, labels: bool) -> None:
+    """Frames are indexed by segment, where there are several, and by position (PS3.3 C.7.6.17)."""
+    organization = Dataset()
+    organization.DimensionOrganizationUID = uid
+    seg.DimensionOrganizationSequence = [organization]
+    pairs = [("ImagePositionPatient", "PlanePositionSequence", "Image Position Patient")]
+    if not labels:
+        pairs.insert(0, ("ReferencedSegmentNumber", "SegmentIdentificationSequence", "Referenced Segment Number"))
+    seg.DimensionIndexSequence = []
+    for pointer, group, label in pairs:
+        index = Dataset()
+        index.DimensionOrganizationUID = uid
+        index.DimensionIndexPointer, index.FunctionalGroupPointer = Tag(pointer), Tag(group)
+        index.DimensionDescriptionLabel = label
+        seg.DimensionIndexSequence.append(index)
+
+
+def _lossy(seg: Dataset, context: ResultContext) -> None:
+    """What was made of lossy images says so (PS3.3 C.7.6.1.1.5)."""
+    lossy = next((one for one in context.sources if one.get("LossyImageCompression") == "01"), None)
+    seg.LossyImageCompression = "00" if lossy is None else "01"
+    for keyword in _LOSS:
+        if lossy is not None and lossy.get(keyword) not in (None, ""):
+            seg.add(lossy[keyword])
+
+
+def _on_slice(place: int, context: ResultContext) -> Dataset:
+    """What each frame on one source slice says: where it lies and what it was made of."""
+    source = context.sources[place]
+    position, image, derivation = Dataset(), Dataset(), Dataset()
+    position.ImagePositionPatient = source.ImagePositionPatient
+    image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = sop_class(source), source.SOPInstanceUID
+    if context.frames:
+        image.ReferencedFrameNumber = context.frames[place]
+    image.SpatialLocationsPreserved = "YES"
+    image.PurposeOfReferenceCodeSequence = [code_item(dictionary.DCM.SourceImageForImageProcessingOperation)]
+    derivation.SourceImageSequence = [image]
+    derivation.DerivationCodeSequence = [code_item(dictionary.DCM.Segmentation)]
+    made = Dataset()
+    made.DerivationImageSequence, made.PlanePositionSequence = [derivation], [position]
+    return made
+
+
+def _referenced_series(context: ResultContext) -> Dataset:
+    """All sources by name (PS3.3 C.12.4): also those without a voxel were looked at; multi-frame images once."""
+    series = Dataset()
+    series.SeriesInstanceUID = context.sources[0].SeriesInstanceUID
+    series.ReferencedInstanceSequence = []
+    for uid, source in {str(one.SOPInstanceUID): one for one in context.sources}.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class(source), uid
+        series.ReferencedInstanceSequence.append(item)
+    return series
+
+
+# -- segments
+
+
+def _background(context: ResultContext) -> Dataset:
+    """Label maps describe what is no segment too (PS3.3 C.8.20.2.3.3)."""
+    item = Dataset()
+    item.SegmentNumber, item.SegmentLabel = 0, "Background"
+    item.SegmentedPropertyCategoryCodeSequence = [code_item(dictionary.DCM.Background)]
+    item.SegmentedPropertyTypeCodeSequence = [code_item(dictionary.DCM.Background)]
+    item.SegmentAlgorithmType, item.SegmentAlgorithmName = "AUTOMATIC", codes.plain(context.card.name, 64)
+    return item
+
+
+def _segment(number: int, region: Region, context: ResultContext) -> Dataset:
     kind = region.kind
     place = region.site or kind
     anatomy = kind.site or (place.type if region.site else None)
     description = hd.seg.SegmentDescription(
-        segment_number=region.number,
+        segment_number=number,
         segment_label=region.label,
         segmented_property_category=codes.concept(kind.category),
         segmented_property_type=codes.concept(kind.type),
@@ -101,7 +271,7 @@ def _description(region: Region, context: ResultContext) -> hd.seg.SegmentDescri
             version=codes.plain(context.card.version, 64),
         ),
         tracking_uid=region.tracking_uid,
-        tracking_id=region.label,
+        tracking_id=region.tracking_id,
         anatomic_regions=[codes.concept(anatomy)] if anatomy else None,
         display_color=codes.cielab(kind.colour),
     )
@@ -112,21 +282,3 @@ def _description(region: Region, context: ResultContext) -> hd.seg.SegmentDescri
         else:
             description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = side
     return description
-
-
-def _referenced_series(bare: Sequence[Dataset]) -> Dataset:
-    """All sources by name (PS3.3 C.12.4): also those without a voxel were looked at."""
-    series = Dataset()
-    series.SeriesInstanceUID = bare[0].SeriesInstanceUID
-    series.ReferencedInstanceSequence = []
-    for source in bare:
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
-        series.ReferencedInstanceSequence.append(item)
-    return series
-
-
-def _fix_dimension_uid(seg: Dataset, uid: str) -> None:
-    """Replace the random UID of the dimension organization, so that a rerun makes equal bytes."""
-    for item in (*seg.DimensionOrganizationSequence, *seg.DimensionIndexSequence):
-        item.DimensionOrganizationUID = uid

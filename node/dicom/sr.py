@@ -1,9 +1,10 @@
-"""Findings as a Comprehensive 3D Structured Report: TID 1500, with 2-D outlines that viewers draw.
+"""Findings as a Structured Report, Comprehensive 3D or Comprehensive: TID 1500, with 2-D outlines that viewers draw.
 
 Each region gives two measurement groups under one tracking UID, the one of its segment: a planar group (TID 1410)
 with its outline on the slice where it is largest, and a volumetric group (TID 1411) with the segment and its
-numbers. A volumetric group alone would leave common viewers black. What was looked for and not found, and all
-remarks, stand under Qualitative Evaluations.
+numbers. A volumetric group alone would leave common viewers black. Where no segmentation is sent, the volumetric group
+holds the outlines themselves; on a projection image one planar group holds outline and numbers. What was looked for
+and not found, and all remarks, stand under Qualitative Evaluations.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import highdicom as hd
+import numpy as np
 from highdicom.sr import CodedConcept, RelationshipTypeValues
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
-from models.contract import Findings
+from models.contract import Findings, Measures
 from node.dicom import codes
 from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext, absent
 from node.dicom.identity import skeleton, sop_class, stamp
 from node.dicom.outline import largest_slice, outline
-from node.domain.profile import Profile
+from node.domain.profile import Profile, SrClass
 from node.domain.result import ResultRole
 from node.domain.uid import derive_uid
 
@@ -30,13 +32,18 @@ _CONTAINS = RelationshipTypeValues.CONTAINS
 def encode_sr(
     drawn: Sequence[Region], segs: Sequence[EncodedSeg], findings: Findings, context: ResultContext, profile: Profile
 ) -> Dataset:
-    """Return the report on *findings*; its evidence is every source and every one of the segmentations *segs*."""
-    seg = segs[0].dataset if segs else None
-    variant = f"{profile.sr} {profile.language}"
-    evidence = [skeleton(source) for source in context.sources]
-    report = hd.sr.Comprehensive3DSR(
-        evidence=[*evidence, seg] if seg is not None else evidence,
-        content=_root(drawn, seg, findings, context),
+    """Return the report on *findings*; its evidence is every source and every one of the segmentations *segs*.
+
+    The content is the same in both storage classes, but for its language.
+    """
+    variant = variant_of(profile)
+    sources = {str(one.SOPInstanceUID): one for one in context.sources}.values()  # multi-frame images once
+    evidence = [skeleton(source, placed=context.is_placed) for source in sources]
+    before = context.predecessors.get(variant)
+    kind = hd.sr.ComprehensiveSR if profile.sr is SrClass.COMPREHENSIVE else hd.sr.Comprehensive3DSR
+    report = kind(
+        evidence=[*evidence, *(seg.dataset for seg in segs)],
+        content=_root(drawn, segs, findings, context),
         series_instance_uid=context.uid(ResultRole.SR, variant, "series"),
         series_number=context.series_number(ResultRole.SR),
         sop_instance_uid=context.uid(ResultRole.SR, variant, "instance", 0),
@@ -49,11 +56,29 @@ def encode_sr(
         is_final=False,
         is_verified=False,
     )
-    stamp(report, context)
+    if before is not None and before.SOPInstanceUID != report.SOPInstanceUID:  # a rerun replaces nothing
+        report.PredecessorDocumentsSequence = [_predecessor(before)]
+    stamp(report, context, library=True)
     return report
 
 
-def _root(drawn: Sequence[Region], seg: Dataset | None, findings: Findings, context: ResultContext) -> Dataset:
+def variant_of(profile: Profile) -> str:
+    """Return what sets a report apart from others of the same findings: all of the profile that its content shows."""
+    return f"{profile.sr} {profile.language} {profile.seg} {profile.seg_split} {profile.seg_max_frames}"
+
+
+def _predecessor(before: Dataset) -> Dataset:
+    """The report that this one takes the place of (PS3.3 C.17.2)."""
+    instance, series, study = Dataset(), Dataset(), Dataset()
+    instance.ReferencedSOPClassUID, instance.ReferencedSOPInstanceUID = before.SOPClassUID, before.SOPInstanceUID
+    series.SeriesInstanceUID, series.ReferencedSOPSequence = before.SeriesInstanceUID, [instance]
+    study.StudyInstanceUID, study.ReferencedSeriesSequence = before.StudyInstanceUID, [series]
+    return study
+
+
+def _root(
+    drawn: Sequence[Region], segs: Sequence[EncodedSeg], findings: Findings, context: ResultContext
+) -> Dataset:
     root = hd.sr.ContainerContentItem(name=codes.IMAGING_MEASUREMENT_REPORT, template_id="1500")
     content = hd.sr.ContentSequence()
     content.extend(hd.sr.LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH)))
@@ -65,8 +90,8 @@ def _root(drawn: Sequence[Region], seg: Dataset | None, findings: Findings, cont
             relationship_type=RelationshipTypeValues.HAS_CONCEPT_MOD,
         )
     )
-    if seg is not None:
-        content.append(_container(codes.IMAGING_MEASUREMENTS, _groups(drawn, seg, context)))
+    if drawn:
+        content.append(_container(codes.IMAGING_MEASUREMENTS, _groups(drawn, segs, context)))
     content.append(_container(codes.QUALITATIVE_EVALUATIONS, _evaluations(findings, context)))
     root.ContentSequence = content
     return root
@@ -96,60 +121,110 @@ def _observer(context: ResultContext) -> hd.sr.ObservationContext:
     )
 
 
-def _groups(drawn: Sequence[Region], seg: Dataset, context: ResultContext) -> Iterator[hd.sr.ContentItem]:
+def _groups(
+    drawn: Sequence[Region], segs: Sequence[EncodedSeg], context: ResultContext
+) -> Iterator[hd.sr.ContentItem]:
+    places = {id(one): (seg.dataset, number) for seg in segs for number, one in enumerate(seg.regions, start=1)}
     for region in drawn:
-        yield from _planar_group(region, context)
-        yield from _volume_group(region, seg, context)
+        if id(region) in places:
+            yield from _planar_group(region, context)
+            yield from _volume_group(region, context, segment=_segment(*places[id(region)], context))
+        elif context.is_placed:
+            yield from _volume_group(region, context, outlines=[_outlined(n, region, context) for n in _slices(region)])
+        else:
+            yield from _planar_group(region, context, list(_sizes(region, context)))
 
 
-def _planar_group(region: Region, context: ResultContext) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
-    """TID 1410: the outline alone; numbers belong to the whole region."""
-    place = largest_slice(region.mask)
+def _slices(region: Region) -> list[int]:
+    return [int(place) for place in np.flatnonzero(region.mask.any(axis=(1, 2)))]
+
+
+def _outlined(place: int, region: Region, context: ResultContext) -> hd.sr.ImageRegion:
+    """The outline of *region* on one source slice."""
     source = context.sources[place]
+    frame = [context.frames[place]] if context.frames else None
+    return hd.sr.ImageRegion(
+        graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
+        graphic_data=outline(region.mask[place]),
+        source_image=hd.sr.SourceImageForRegion(sop_class(source), str(source.SOPInstanceUID), frame),
+    )
+
+
+def _planar_group(
+    region: Region, context: ResultContext, measurements: Sequence[hd.sr.Measurement] | None = None
+) -> hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations:
+    """TID 1410: the outline where it is largest; numbers of the whole region stand in its other group."""
     return hd.sr.PlanarROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(region),
-        referenced_region=hd.sr.ImageRegion(
-            graphic_type=hd.sr.GraphicTypeValues.POLYLINE,
-            graphic_data=outline(region.mask[place]),
-            source_image=hd.sr.SourceImageForRegion(sop_class(source), str(source.SOPInstanceUID)),
-        ),
+        referenced_region=_outlined(largest_slice(region.mask), region, context),
         finding_type=codes.concept(region.kind.type),
         algorithm_id=_algorithm(context),
         finding_sites=_sites(region),
+        measurements=measurements or None,
     )
 
 
 def _volume_group(
-    region: Region, seg: Dataset, context: ResultContext
+    region: Region,
+    context: ResultContext,
+    *,
+    segment: hd.sr.ReferencedSegment | None = None,
+    outlines: Sequence[hd.sr.ImageRegion] | None = None,
 ) -> hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations:
-    """TID 1411: the segment and its measurements."""
-    series = hd.sr.SourceSeriesForSegmentation(str(context.sources[0].SeriesInstanceUID))
+    """TID 1411: the segment, or where none is sent the outlines on all its slices, and the measurements."""
     return hd.sr.VolumetricROIMeasurementsAndQualitativeEvaluations(
         tracking_identifier=_tracking(region),
-        referenced_segment=hd.sr.ReferencedSegment(
-            sop_class_uid=str(seg.SOPClassUID),
-            sop_instance_uid=str(seg.SOPInstanceUID),
-            segment_number=region.number,
-            source_series=series,
-        ),
+        referenced_segment=segment,
+        referenced_regions=outlines,
         finding_type=codes.concept(region.kind.type),
         algorithm_id=_algorithm(context),
         finding_sites=_sites(region),
-        measurements=list(_measurements(region)),
+        measurements=[*_volumes(region), *_sizes(region, context)],
     )
 
 
-def _measurements(region: Region) -> Iterator[hd.sr.Measurement]:
-    found = region.detection
-    if found is not None:
-        yield hd.sr.Measurement(codes.DIAMETER, round(found.diameter_mm, 2), codes.MILLIMETRE)
+def _segment(seg: Dataset, number: int, context: ResultContext) -> hd.sr.ReferencedSegment:
+    return hd.sr.ReferencedSegment(
+        sop_class_uid=str(seg.SOPClassUID),
+        sop_instance_uid=str(seg.SOPInstanceUID),
+        segment_number=number,
+        source_series=hd.sr.SourceSeriesForSegmentation(str(context.sources[0].SeriesInstanceUID)),
+    )
+
+
+def _volumes(region: Region) -> Iterator[hd.sr.Measurement]:
     yield hd.sr.Measurement(codes.VOLUME, round(region.volume_ml, 3), codes.MILLILITRE)
+
+
+def _sizes(region: Region, context: ResultContext) -> Iterator[hd.sr.Measurement]:
+    """Diameters and certainty of a detection; Hounsfield units of everything; nothing in mm without a scale."""
+    found, measures = region.detection, region.measures
+    scaled = bool(context.sources[0].get("PixelSpacing"))
+    if found is not None and scaled:
+        yield hd.sr.Measurement(codes.DIAMETER, round(found.diameter_mm, 2), codes.MILLIMETRE)
+    if found is not None and scaled and measures is not None:
+        yield hd.sr.Measurement(codes.LONG_AXIS, round(measures.long_mm, 2), codes.MILLIMETRE)
+        yield hd.sr.Measurement(codes.SHORT_AXIS, round(measures.short_mm, 2), codes.MILLIMETRE)
+    if measures is not None:
+        yield from _attenuation(measures)
     if found is not None:
         yield hd.sr.Measurement(codes.CERTAINTY, round(100 * found.score, 1), codes.PERCENT)
 
 
+def _attenuation(measures: Measures) -> Iterator[hd.sr.Measurement]:
+    values = (
+        (codes.MEAN, measures.mean), (codes.DEVIATION, measures.deviation),
+        (codes.MINIMUM, measures.least), (codes.MAXIMUM, measures.greatest),
+    )  # fmt: skip
+    for derivation, value in values:
+        if value is not None:
+            yield hd.sr.Measurement(
+                codes.ATTENUATION, round(value, 1), codes.HOUNSFIELD, derivation=CodedConcept.from_code(derivation)
+            )
+
+
 def _tracking(region: Region) -> hd.sr.TrackingIdentifier:
-    return hd.sr.TrackingIdentifier(uid=region.tracking_uid, identifier=region.label)
+    return hd.sr.TrackingIdentifier(uid=region.tracking_uid, identifier=region.tracking_id)
 
 
 def _algorithm(context: ResultContext) -> hd.sr.AlgorithmIdentification:

@@ -96,9 +96,9 @@ def test_each_destination_has_the_objects_of_its_profile(services: Services, fir
     with services.database.reading() as session:
         made = {result.id: f"{result.role} {result.variant}" for result in results.results_of(session, first.id)}
         sent = sorted({(one.peer, made[one.result_id]) for one in results.deliveries_of(session, first.id)})
-    assert [what for peer, what in sent if peer == "archive"] == ["sr comprehensive en"]
+    assert [what for peer, what in sent if peer == "archive"] == ["sr comprehensive en none none 0"]
     assert {what.split()[0] for peer, what in sent if peer == "pacs"} == {"seg", "sr", "sc"}
-    assert {"seg binary", "sr comprehensive-3d en"} <= {what for peer, what in sent if peer == "pacs"}
+    assert {"seg binary", "sr comprehensive-3d en binary none 0"} <= {what for peer, what in sent if peer == "pacs"}
     assert len(set(made.values())) >= 4
 
 
@@ -122,7 +122,7 @@ def test_a_preview_is_what_was_frozen(services: Services, first: Job, tmp_path: 
         same = frozen[str(dcmread(file, stop_before_pixels=True).SOPInstanceUID)]
         assert file.read_bytes() == services.store.path(same.path).read_bytes()
     tree = (tmp_path / "tree.txt").read_text(encoding="utf-8")
-    assert "segment 1: Right lung" in tree and "NUM Volume: " in tree
+    assert "segment 1: Left lung" in tree and "NUM Volume: " in tree
     assert list(tmp_path.glob("page-*.png"))
 
 

@@ -10,6 +10,7 @@ from pydicom.dataset import Dataset
 
 from node.dicom.context import Region, ResultContext
 from node.dicom.gate.findings import axes
+from node.dicom.segread import UnreadableSeg, segments_on_frames
 from node.errors import OutputInvalid
 
 _EPSILON_MM = 0.01
@@ -90,43 +91,18 @@ def _check_voxels(seg: Dataset, regions: dict[int, Region], context: ResultConte
 
 def _frames(seg: Dataset, context: ResultContext) -> Iterator[tuple[int, list[tuple[int, Bits]]]]:
     """For each frame its slice among the sources and, of each segment in it, number and pixels (rows, columns)."""
-    shared = seg.SharedFunctionalGroupsSequence[0]
     corners = axes(context)[0]
-    groups = seg.PerFrameFunctionalGroupsSequence
-    for group, values in zip(groups, _values(seg, len(groups)), strict=True):
-        place = _slice_at(group.PlanePositionSequence[0].ImagePositionPatient, corners)
-        _check_derivation(group, context, place)
-        if seg.SegmentationType == "LABELMAP":
-            yield place, [(int(number), values == number) for number in np.unique(values) if number]
-            continue
-        segment = (shared if "SegmentIdentificationSequence" in shared else group).SegmentIdentificationSequence[0]
-        yield place, [(int(segment.ReferencedSegmentNumber), values.astype(np.bool_))]
-
-
-def _values(seg: Dataset, count: int) -> Iterator[NDArray[np.unsignedinteger]]:
-    """The pixels (rows, columns) of each frame; one frame in memory at a time."""
-    rows, columns = int(seg.Rows), int(seg.Columns)
-    size = rows * columns
-    if int(seg.NumberOfFrames) != count:
-        raise OutputInvalid(f"seg: {seg.NumberOfFrames} frames, but {count} descriptions of frames")
-    if seg.SegmentationType == "BINARY":
-        packed = np.frombuffer(seg.PixelData, np.uint8)
-        if packed.size < (count * size + 7) // 8:
-            raise OutputInvalid("seg: pixels are missing")
-        for frame in range(count):  # frames follow each other bit by bit, not padded to bytes (PS3.5 8.1.1)
-            first, odd = divmod(frame * size, 8)
-            bits = np.unpackbits(packed[first : first + (odd + size + 7) // 8], bitorder="little")
-            yield bits[odd : odd + size].reshape(rows, columns)
-        return
-    stored = np.frombuffer(seg.PixelData, np.dtype(f"<u{int(seg.BitsAllocated) // 8}"))
-    if stored.size < count * size:
-        raise OutputInvalid("seg: pixels are missing")
-    frames = stored[: count * size].reshape(count, rows, columns)
-    if seg.SegmentationType == "FRACTIONAL":
-        if set(np.unique(stored[: count * size]).tolist()) - {0, int(seg.MaximumFractionalValue)}:
-            raise OutputInvalid("seg: a mask holds values between nothing and everything")
-        frames = frames > 0
-    yield from frames
+    if seg.SegmentationType == "FRACTIONAL" and set(np.unique(np.frombuffer(seg.PixelData, np.uint8)).tolist()) - {
+        0, int(seg.MaximumFractionalValue)
+    }:  # fmt: skip
+        raise OutputInvalid("seg: a mask holds values between nothing and everything")
+    try:
+        for group, parts in segments_on_frames(seg):
+            place = _slice_at(group.PlanePositionSequence[0].ImagePositionPatient, corners)
+            _check_derivation(group, context, place)
+            yield place, parts
+    except UnreadableSeg as why:
+        raise OutputInvalid(f"seg: {why}") from why
 
 
 def _slice_at(position: Sequence[float], corners: NDArray[np.float64]) -> int:

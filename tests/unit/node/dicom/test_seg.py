@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
+from typing import Any
 
 import highdicom as hd
 import numpy as np
@@ -12,6 +14,7 @@ from pydicom.dataset import Dataset
 
 from models.contract import Card, Findings, Segment
 from node.dicom.encode import encode
+from node.domain.profile import Profile, SegType, Split, SrClass
 from tests.unit.node.dicom.conftest import (
     LUNG_CARD,
     NODULE_CARD,
@@ -158,3 +161,81 @@ def test_lossy_sources_are_said_to_be_lossy(sources: tuple[Dataset, ...]) -> Non
     seg = seg_of(sources, two_lungs(sources))
     assert (seg.LossyImageCompression, seg.LossyImageCompressionMethod) == ("01", "ISO_15444_1")
     assert float(seg.LossyImageCompressionRatio) == 12.5
+
+
+def test_the_kinds_say_the_same_to_an_independent_reader(sources: tuple[Dataset, ...]) -> None:
+    """BINARY, FRACTIONAL and LABELMAP hold the same voxels under the same labels."""
+    findings = two_lungs(sources)
+    for kind in (SegType.BINARY, SegType.FRACTIONAL, SegType.LABELMAP):
+        profile = Profile(name="p", seg=kind, secondary_capture=False)
+        (made,) = [one for one in encode(findings, context_of(sources), (profile,)) if one.role == "seg"]
+        seg = hd.seg.Segmentation.from_dataset(dcmread(BytesIO(made.data)))
+        uids = [source.SOPInstanceUID for source in sources]
+        stack = seg.get_pixels_by_source_instance(
+            uids, ignore_spatial_locations=True, assert_missing_frames_are_empty=True
+        )
+        for number, segment in enumerate(findings.segments):
+            np.testing.assert_array_equal(stack[..., number] > 0, segment.mask)
+        labels = [item.SegmentLabel for item in seg.SegmentSequence if item.SegmentNumber]
+        assert labels == ["Right lung", "Left lung"]
+
+
+def test_a_label_map_parts_what_overlaps(sources: tuple[Dataset, ...]) -> None:
+    """One pixel holds one number: what overlaps goes into an instance of its own."""
+    card = replace(NODULE_CARD, segments=(*NODULE_CARD.segments, *LUNG_CARD.segments))
+    findings = Findings(segments=two_lungs(sources).segments, detections=nodules(sources).detections)
+    profile = Profile(name="p", seg=SegType.LABELMAP, secondary_capture=False)
+    made = [one.dataset for one in encode(findings, context_of(sources, card), (profile,)) if one.role == "seg"]
+    assert [[item.SegmentLabel for item in seg.SegmentSequence] for seg in made] == [
+        ["Background", "Right lung", "Left lung", "Lung nodule 2"], ["Background", "Lung nodule 1"],
+    ]  # fmt: skip
+    assert [seg.InstanceNumber for seg in made] == [1, 2]
+    assert len({seg.SeriesInstanceUID for seg in made}) == 1
+
+
+@pytest.mark.parametrize(("options", "labels"), [
+    ({"seg_split": Split.ANATOMY}, [["Right lung", "Left lung"], ["Lung nodule 1", "Lung nodule 2"]]),
+    ({"seg_max_frames": 7}, [["Right lung"], ["Left lung", "Lung nodule 1", "Lung nodule 2"]]),
+    ({"seg_max_frames": 1}, [["Right lung"], ["Left lung"], ["Lung nodule 1"], ["Lung nodule 2"]]),
+    ({}, [["Right lung", "Left lung", "Lung nodule 1", "Lung nodule 2"]]),
+])  # fmt: skip
+def test_large_sets_are_spread_and_the_report_follows(
+    sources: tuple[Dataset, ...], options: dict[str, Any], labels: list[list[str]]
+) -> None:
+    """By anatomy or frames; a segment is never divided; each is numbered from one in its instance."""
+    card = replace(NODULE_CARD, segments=(*NODULE_CARD.segments, *LUNG_CARD.segments))
+    findings = Findings(segments=two_lungs(sources).segments, detections=nodules(sources).detections)
+    profile = Profile(name="p", secondary_capture=False, **options)
+    made = [one.dataset for one in encode(findings, context_of(sources, card), (profile,)) if one.role == "seg"]
+    assert [[item.SegmentLabel for item in seg.SegmentSequence] for seg in made] == labels
+    for seg in made:
+        assert [item.SegmentNumber for item in seg.SegmentSequence] == list(range(1, len(seg.SegmentSequence) + 1))
+
+
+def test_a_hundred_segments_with_overlap_come_back(sources: tuple[Dataset, ...]) -> None:
+    """Each under its number; the gate inside encode() has compared every voxel."""
+    lung = replace(LUNG_CARD.segments[0], laterality=None)
+    kinds = tuple(replace(lung, key=f"part-{n}", label=f"Part {n}") for n in range(104))
+    masks = [np.random.default_rng(n).random((7, 20, 24)) > 0.9 for n in range(104)]
+    findings = Findings(
+        segments=tuple(Segment(key=kind.key, mask=mask, volume_ml=1.0) for kind, mask in zip(kinds, masks, strict=True))
+    )
+    seg = seg_of(sources, findings, replace(LUNG_CARD, segments=kinds))
+    assert (seg.NumberOfFrames, seg.SegmentsOverlap) == (104 * 7, "YES")
+    pixels = seg.pixel_array.reshape(104, 7, 20, 24)
+    np.testing.assert_array_equal(pixels[57], masks[57])
+
+
+def test_frames_of_a_multi_frame_image_are_named_by_number(sources: tuple[Dataset, ...]) -> None:
+    """One source instance, listed once; each frame of ours says which frame of it it was made of."""
+    for source in sources:
+        source.SOPInstanceUID = "2.25.77.1.1"
+    context = context_of(sources, frames=tuple(range(7, 0, -1)))
+    made = encode(two_lungs(sources), context, (Profile(secondary_capture=False, sr=SrClass.NONE),))
+    seg = dcmread(BytesIO(made[0].data))
+    assert len(seg.ReferencedSeriesSequence[0].ReferencedInstanceSequence) == 1
+    named = [
+        group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        for group in seg.PerFrameFunctionalGroupsSequence
+    ]
+    assert named == [6, 5, 4, 3, 5, 4, 3, 2]
