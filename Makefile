@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system check run bench bench-walk evaluate constraints
+.PHONY: help demo test test-system check run bench bench-walk bench-encode evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,6 +39,9 @@ constraints: ## pin what is installed in .venv
 
 bench-walk: ## seconds from the last image to the results in a real Orthanc, memory of each process
 	@$(BIN)/python -m tests.benchmarks.walk
+
+bench-encode: ## seconds and memory to encode segmentations, beside highdicom and dcmqi
+	@$(BIN)/python -m tests.benchmarks.encode
 
 evaluate: ## both models over every case of the test data, as a table
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import BytesIO
 
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.filewriter import dcmwrite
 
@@ -14,6 +16,7 @@ from node.dicom.context import NodeIdentity, Pictures, Region, ResultContext, Re
 from node.dicom.gate import check, check_findings
 from node.dicom.sc import encode_sc
 from node.dicom.seg import encode_segs
+from node.dicom.segframes import PER_FRAME
 from node.dicom.sr import encode_sr, variant_of
 from node.dicom.tracking import keep_identities
 from node.domain.profile import Profile, SegType, SrClass
@@ -64,5 +67,17 @@ def _encode_one(
 def make_object(role: ResultRole, dataset: Dataset, variant: str = "") -> ResultObject:
     """Return *dataset* with its bytes as a DICOM file (PS3.10), the same each time."""
     buffer = BytesIO()
-    dcmwrite(buffer, dataset, enforce_file_format=True)
-    return ResultObject(role=role, dataset=dataset, data=buffer.getvalue(), variant=variant)
+    frames = dataset.get_item(PER_FRAME) if PER_FRAME in dataset else None
+    if not isinstance(frames, RawDataElement):
+        dcmwrite(buffer, dataset, enforce_file_format=True)
+        return ResultObject(role=role, dataset=dataset, data=buffer.getvalue(), variant=variant)
+    # Frames that are bytes already are not parsed only to be written again; behind them come the pixels alone.
+    head = Dataset()
+    head.update({tag: one for tag, one in dataset.items() if tag < PER_FRAME})
+    head.file_meta = dataset.file_meta
+    dcmwrite(buffer, head, enforce_file_format=True)
+    pixels = dataset["PixelData"]
+    parts = [buffer.getvalue()]
+    for tag, vr, value in ((PER_FRAME, b"SQ", frames.value), (pixels.tag, pixels.VR.encode(), pixels.value)):
+        parts += [struct.pack("<HH2sHL", tag.group, tag.element, vr, 0, len(value or b"")), value or b""]
+    return ResultObject(role=role, dataset=dataset, data=b"".join(parts), variant=variant)

@@ -261,17 +261,19 @@ class Straightening:
     """The way from a tilted or uneven stack to a regular grid for models, and back for their masks.
 
     The grid keeps the stack's orientation and pixel spacing. Its slices follow each other at the stack's usual
-    spacing; its rows and columns are as many as all shifted slices need.
+    spacing, or where steps are of all lengths at the least one, so that no slice is passed over; its rows and columns
+    are as many as all shifted slices need.
     """
 
     stack: Stack
+    spacing: float  # mm between the slices of the grid
     shifts: Array  # (slices, 2): rows and columns, at least 0, by which each slice lies within the grid
     shape: tuple[int, int, int]  # of the grid: (slices, rows, columns)
     affine: Array  # (4, 4): index of the grid (slice, row, column, 1) -> (L, P, S, 1)
 
     def apply(self, slices: NDArray[np.float32], outside: float) -> NDArray[np.float32]:
         """Return *slices* (slices, rows, columns) on the grid, linear between them; *outside* where none lies."""
-        depths = (self.stack.heights - self.stack.heights[0]) / self.stack.spacing
+        depths = (self.stack.heights - self.stack.heights[0]) / self.spacing
         made = np.empty(self.shape, dtype=np.float32)
         shifted: dict[int, NDArray[np.float32]] = {}
         for number in range(self.shape[0]):
@@ -302,13 +304,20 @@ class Straightening:
 
     def restore(self, grid: NDArray[np.generic]) -> NDArray[np.generic]:
         """Return what lies on the grid (slices, rows, columns) at each pixel of the stack, by nearest neighbours."""
-        depths = np.rint((self.stack.heights - self.stack.heights[0]) / self.stack.spacing).astype(int)
+        depths = np.rint((self.stack.heights - self.stack.heights[0]) / self.spacing).astype(int)
         rows, columns = self.stack.rows, self.stack.columns
         made = np.empty(self.stack.shape, dtype=grid.dtype)
         for place, depth in enumerate(np.clip(depths, 0, self.shape[0] - 1)):
             down, right = np.rint(self.shifts[place]).astype(int)
             made[place] = grid[depth, down : down + rows, right : right + columns]
         return made
+
+
+def _grid_spacing(stack: Stack) -> float:
+    steps = np.diff(stack.heights)
+    if _is_even(steps) or _missing(steps, stack.spacing).any():
+        return stack.spacing
+    return float(max(steps.min(), stack.spacing / 2))
 
 
 def straighten(stack: Stack) -> Straightening:
@@ -322,12 +331,13 @@ def straighten(stack: Stack) -> Straightening:
     shifts = offsets - least
     more = np.ceil(shifts.max(axis=0) - 1e-6).astype(int)
     affine = np.eye(4)
-    affine[:3, 0] = normal * stack.spacing
+    depth_mm = _grid_spacing(stack)
+    affine[:3, 0] = normal * depth_mm
     affine[:3, 1:3] = (along * spacing[:, None]).T
     affine[:3, 3] = stack.positions[0] + (least * spacing) @ along
-    depth = int(np.floor(heights[-1] / stack.spacing + 0.5)) + 1
+    depth = int(np.floor(heights[-1] / depth_mm + 0.5)) + 1
     return Straightening(
-        stack=stack, shifts=shifts, affine=affine,
+        stack=stack, spacing=depth_mm, shifts=shifts, affine=affine,
         shape=(depth, stack.rows + int(more[0]), stack.columns + int(more[1])),
     )  # fmt: skip
 

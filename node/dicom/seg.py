@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 from node.dicom import codes
 from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext
 from node.dicom.identity import check_source, code_item, equip, sop_class, stamp
-from node.dicom.segframes import Frame, describe_frames, pack_bits, pack_bytes, pack_labels
+from node.dicom.segframes import Frame, describe_frames, pack_bits, pack_bytes, pack_labels, touches
 from node.domain.profile import Profile, SegType, Split
 from node.domain.result import ResultRole
 
@@ -66,7 +66,7 @@ def _no_more_than(regions: Sequence[Region], most: int) -> list[list[Region]]:
     parts: list[list[Region]] = [[]]
     frames = 0
     for region in regions:
-        needed = int(np.count_nonzero(region.mask.any(axis=(1, 2))))
+        needed = int(np.count_nonzero(touches(region.mask))) if most else 0
         if most and parts[-1] and frames + needed > most:
             parts.append([])
             frames = 0
@@ -122,7 +122,7 @@ def _encode(
 def _fill(seg: Dataset, regions: Sequence[Region], slices: Sequence[Dataset], kind: SegType) -> None:
     """Add frames and pixels."""
     masks = [region.mask for region in regions]
-    touched = np.array([mask.any(axis=(1, 2)) for mask in masks])  # (segments, slices)
+    touched = np.array([touches(mask) for mask in masks])  # (segments, slices)
     used = np.flatnonzero(touched.any(axis=0))
     positions = [0] * len(slices)
     for position, place in enumerate(used, start=1):

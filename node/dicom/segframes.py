@@ -78,20 +78,27 @@ def _item(content: bytes) -> bytes:
     return struct.pack("<HHL", _ITEM >> 16, _ITEM & 0xFFFF, len(content)) + content
 
 
+def touches(mask: Mask) -> NDArray[np.bool_]:
+    """Return which slices (slices,) of *mask* hold a voxel; eight voxels are looked at together where that goes."""
+    if mask.flags.c_contiguous and mask[0].size % 8 == 0:
+        words = mask.reshape(len(mask), -1).view(np.uint64)
+        return np.asarray(words.any(axis=1))
+    return np.asarray(mask.any(axis=(1, 2)))
+
+
 def pack_bits(frames: Sequence[Frame], masks: Sequence[Mask]) -> bytes:
     """Return the pixels of *frames*, one bit each: first pixel lowest, frames not padded (PS3.5 8.1.1).
 
     Segment i + 1 is drawn by ``masks[i]`` (slices, rows, columns).
     """
     size = masks[0][0].size
-    room = np.zeros((len(frames) * size + 15) // 16 * 2, np.uint8)  # an even number of bytes
-    at = 0
+    parts = []
     for several in _batches(frames, 1 if size % _EIGHT == 0 else _EIGHT):
         planes = [masks[one.segment - 1][one.place].ravel() for one in several]
         packed = np.packbits(planes[0] if len(planes) == 1 else np.concatenate(planes), bitorder="little")
-        room[at : at + packed.size] = packed
-        at += packed.size
-    return room.tobytes()
+        parts.append(packed.tobytes())
+    length = (len(frames) * size + 7) // 8
+    return b"".join([*parts, b"\x00" * (length % 2)])  # an even number of bytes
 
 
 def _batches(frames: Sequence[Frame], count: int) -> Iterator[Sequence[Frame]]:
