@@ -23,7 +23,7 @@ from models.contract import Detection, Findings, Model, NotApplicable, Segment
 from node.dicom.reader import LoadedSeries, read_series
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
 from node.logs import failure
-from node.pictures import render_overlays
+from node.pictures import render_overlays, render_pages
 from workers import findings_io
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,9 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     progress(1.0 - _PICTURES, "drawing")
     pictures = request.folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    render_overlays(series.volume, findings, catalogue.card(request.model), pictures)
+    card = catalogue.card(request.model)
+    render_overlays(series.volume, findings, card, pictures)
+    render_pages(series.volume, findings, card, pictures, series.source)
     findings_io.save(request.folder, on_source_grid(findings, series))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 
 from highdicom import __version__ as highdicom_version
@@ -11,7 +11,9 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.valuerep import PersonName
 
-from node.dicom.context import ResultContext
+from node.dicom.codes import plain
+from node.dicom.context import Region, ResultContext
+from node.dicom.outline import largest_slice
 from node.errors import OutputInvalid
 
 #: Type 2: present in every result, empty where the source does not say.
@@ -89,6 +91,20 @@ def stamp(result: Dataset, context: ResultContext) -> None:
     result.ContributingEquipmentSequence = list(_contributors(source, context))
 
 
+def equip(result: Dataset, context: ResultContext) -> None:
+    """Name the node as the equipment that made *result* (PS3.3 C.7.5.1, C.7.5.2)."""
+    result.Manufacturer = plain(context.node.manufacturer, 64)
+    result.ManufacturerModelName = plain(context.node.model_name, 64)
+    result.SoftwareVersions = plain(context.node.software_version, 64)
+    result.DeviceSerialNumber = plain(context.node.serial, 64)
+
+
+def key_sources(drawn: Sequence[Region], context: ResultContext) -> tuple[int, ...]:
+    """Return the slices to look at: where each region is largest; the middle one where nothing is drawn."""
+    largest = {largest_slice(region.mask) for region in drawn}
+    return tuple(sorted(largest)) or (len(context.sources) // 2,)
+
+
 def _copy_identity(source: Dataset, result: Dataset) -> None:
     for keyword in IDENTITY:
         if keyword in result:
@@ -147,18 +163,19 @@ def _contributors(source: Dataset, context: ResultContext) -> Iterator[Dataset]:
             if source.get(keyword):
                 scanner.add(deepcopy(source[keyword]))
         scanner.ContributionDescription = "Acquisition equipment of the source images"
-        scanner.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.AcquisitionEquipment)]
+        scanner.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.AcquisitionEquipment)]
         yield scanner
     library = Dataset()
     library.Manufacturer, library.ManufacturerModelName = "Highdicom open-source contributors", "highdicom"
     library.SoftwareVersions = highdicom_version
     library.ContributionDateTime = f"{context.at:%Y%m%d%H%M%S%z}"
     library.ContributionDescription = "Software library that encoded this instance"
-    library.PurposeOfReferenceCodeSequence = [_code_item(codes.DCM.ProcessingEquipment)]
+    library.PurposeOfReferenceCodeSequence = [code_item(codes.DCM.ProcessingEquipment)]
     yield library
 
 
-def _code_item(code: object) -> Dataset:
+def code_item(code: object) -> Dataset:
+    """Return a code as an item of a code sequence (PS3.3 section 8.8)."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = (
         getattr(code, name) for name in ("value", "scheme_designator", "meaning")
