@@ -12,6 +12,8 @@ from pydicom.filewriter import dcmwrite
 from models.contract import Findings
 from node.dicom.context import NodeIdentity, Pictures, Region, ResultContext, ResultObject, regions
 from node.dicom.gate import check, check_masks
+from node.dicom.pdf import encode_pdf
+from node.dicom.sc import encode_sc
 from node.dicom.seg import encode_segs
 from node.dicom.sr import encode_sr
 from node.domain.profile import Profile, SegType, SrClass
@@ -53,6 +55,11 @@ def _encode_one(
     if profile.sr is not SrClass.NONE:
         variant = f"{profile.sr} {profile.language}"
         yield _object(ResultRole.SR, encode_sr(drawn, segs, findings, context, profile), variant)
+    if profile.secondary_capture:
+        for page in encode_sc(pictures, drawn, context):
+            yield _object(ResultRole.SC, page, "")
+    if profile.pdf:
+        yield _object(ResultRole.PDF, encode_pdf(pictures, drawn, context), "")
 
 
 def _object(role: ResultRole, dataset: Dataset, variant: str) -> ResultObject:
