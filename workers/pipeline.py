@@ -22,7 +22,7 @@ from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
-from node.pictures import load_pictures
+from node.pictures import load_pictures, write_report
 from node.store import sha256_hex
 from workers import findings_io
 from workers.inference import InferenceChild, Ran, Request
@@ -112,7 +112,10 @@ def encode_checked(services: Services, job: Job, paths: tuple[Path, ...], folder
         sources=source.headers, frames=source.frames, card=catalogue.card(job.model), model_digest=job.model_digest,
         node=services.node, revision=job.revision, input_digest=job.input_digest, at=job.settled_at,
     )  # fmt: skip
-    return encode(findings_io.load(folder), context, profiles_of(services, job), load_pictures(folder / "pictures"))
+    findings, profiles, pictures = findings_io.load(folder), profiles_of(services, job), folder / "pictures"
+    if any(profile.pdf for profile in profiles):
+        write_report(pictures, findings, context)
+    return encode(findings, context, profiles, load_pictures(pictures))
 
 
 def profiles_of(services: Services, job: Job) -> tuple[Profile, ...]:

@@ -94,9 +94,10 @@ def _write_results(
         model_digest=catalogue.digest(model), node=_IDENTITY, revision=1,
         input_digest=digest_of(digests), at=_study_time(source.headers[0]),
     )  # fmt: skip
-    files = []
+    files: list[Path] = []
     for one in encode(findings, context, (Profile(),), load_pictures(pictures)):
-        files.append(out_dir / f"{model}-{one.role}.dcm")
+        number = sum(file.name.startswith(f"{model}-{one.role}") for file in files)
+        files.append(out_dir / f"{model}-{one.role}{f'-{number + 1}' if number else ''}.dcm")
         files[-1].write_bytes(write_bytes(one))
     return files
 

@@ -24,6 +24,7 @@ _BARS = (200, 100, 50, 20, 10, 5, 2, 1)  # mm
 _DASHES = (None, (17, 15), (6, 5))
 
 Grid = NDArray[np.bool_]  # (row, column)
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -183,9 +184,8 @@ def draw(
     _outlines(canvas, shown)
     if axes is not None and float(np.ptp([*axes[:, plane.view.cut], plane.index])) <= 1:
         _axes(canvas, plane, volume, axes, offset)
-    _signs(canvas, shown)
-    _letters(canvas, plane.view.letters(volume.affine))
-    _scale(canvas, plane.mm)
+    taken = [*_letters(canvas, plane.view.letters(volume.affine)), _scale(canvas, plane.mm)]
+    _signs(canvas, shown, taken)
     return canvas
 
 
@@ -254,9 +254,8 @@ _SIDES = (
 )  # fmt: skip
 
 
-def _signs(canvas: Image.Image, shown: Sequence[tuple[Shape, Grid]]) -> None:
-    """Write each shape's sign beside it, where no other sign stands, if there is such a place."""
-    taken: list[tuple[float, float, float, float]] = []
+def _signs(canvas: Image.Image, shown: Sequence[tuple[Shape, Grid]], taken: list[Box]) -> None:
+    """Write each shape's sign beside it, where nothing else stands, if there is such a place."""
     pen = ImageDraw.Draw(canvas)
     for shape, inside in shown:
         rows, columns = np.nonzero(inside)
@@ -270,9 +269,7 @@ def _signs(canvas: Image.Image, shown: Sequence[tuple[Shape, Grid]]) -> None:
         write(canvas, places[chosen][0], shape.sign, places[chosen][1], shape.colour)
 
 
-def _is_free(
-    box: tuple[float, float, float, float], taken: Sequence[tuple[float, float, float, float]], size: tuple[int, int]
-) -> bool:
+def _is_free(box: Box, taken: Sequence[Box], size: tuple[int, int]) -> bool:
     left, top, right, bottom = box
     if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
         return False
@@ -291,17 +288,20 @@ def _axes(
             pen.line((*points[begin], *points[end]), fill=colour, width=width)
 
 
-def _letters(canvas: Image.Image, names: tuple[str, str, str, str]) -> None:
+def _letters(canvas: Image.Image, names: tuple[str, str, str, str]) -> list[Box]:
+    """Write the letters of the top, right, bottom and left border; return where they stand."""
     width, height = canvas.size
-    top, right, bottom, left = names
-    write(canvas, (width // 2, MARGIN), top, "ma")
-    write(canvas, (width - MARGIN, height // 2), right, "rm")
-    write(canvas, (width // 2, height - MARGIN), bottom, "md")
-    write(canvas, (MARGIN, height // 2), left, "lm")
+    places = ((width // 2, MARGIN), (width - MARGIN, height // 2), (width // 2, height - MARGIN), (MARGIN, height // 2))
+    pen = ImageDraw.Draw(canvas)
+    taken = []
+    for place, letter, anchor in zip(places, names, ("ma", "rm", "md", "lm"), strict=True):
+        write(canvas, place, letter, anchor)
+        taken.append(pen.textbbox(place, letter, font=_font(FONT), anchor=anchor))
+    return taken
 
 
-def _scale(canvas: Image.Image, mm: float) -> None:
-    """Draw the longest bar that takes no more than a quarter of the width."""
+def _scale(canvas: Image.Image, mm: float) -> Box:
+    """Draw the longest bar that takes no more than a quarter of the width; return where it stands."""
     length = next((bar for bar in _BARS if bar / mm <= canvas.width / 4), _BARS[-1])
     end, y = canvas.width - 2 * MARGIN, canvas.height - 2 * MARGIN
     begin = end - round(length / mm)
@@ -311,6 +311,8 @@ def _scale(canvas: Image.Image, mm: float) -> None:
         for left, top, right, bottom in bars:
             draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), fill=colour)
     write(canvas, ((begin + end) // 2, y - 8), f"{length} mm", "md")
+    half = text_length(f"{length} mm") / 2
+    return min(begin, (begin + end) / 2 - half), y - 8 - FONT, max(end, (begin + end) / 2 + half), y + 6
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:

@@ -191,7 +191,7 @@ def _table(page: Image.Image, rows: Sequence[Row], missing: Sequence[str], top: 
     height = min(_MOST_ROWS, -(-len(lines) // columns))
     shown = lines[: columns * height]
     if len(lines) > len(shown):
-        shown[-1] = f"and {len(lines) - len(shown) + 1} more"
+        shown[-1] = f"and {len(lines) - len(shown) + 1} more, named in the report"
     if columns == 1:
         _heads(page, rows, top)
         top += _ROW
@@ -236,7 +236,7 @@ def _footer(page: Image.Image, scene: _Scene, first: Sequence[str], top: int) ->
         wrapped = list(_wrapped(sentence, _SMALL, _SIDE - 2 * MARGIN))
         last = number == len(lines) - 1
         if y + _LINE * (len(wrapped) + (0 if last else 1)) > _SIDE - 4:
-            rest = f"and {len(lines) - number} more: see the report and the card of {plain(scene.card.name)}"
+            rest = f"and {len(lines) - number} more: see the printed report and the card of {plain(scene.card.name)}"
             write(page, (MARGIN, y), _cut(rest, _SMALL, _SIDE - 2 * MARGIN), "la", FAINT, _SMALL)
             return
         for line in wrapped:

@@ -31,9 +31,9 @@ REPORT = "report.pdf"  # its name in the folder of pictures
 
 _PLANES = ("axial", "coronal", "sagittal")
 _WARNING = "AI result - research use only - not for clinical use"
-_SIDE, _TOP, _BOTTOM = 18 * mm, 34 * mm, 20 * mm  # margins
+_SIDE, _TOP, _BOTTOM = 18 * mm, 31 * mm, 18 * mm  # margins
 _WIDTH = A4[0] - 2 * _SIDE
-_HIGHEST = 92 * mm  # of a picture
+_HIGHEST = 71 * mm  # of a picture
 _GREY, _RULE, _RED = colors.HexColor(0x555555), colors.HexColor(0xBBBBBB), colors.HexColor(0xA40000)
 _BODY = ParagraphStyle("body", fontName=REGULAR, fontSize=9, leading=12.5)
 _NUMBER = ParagraphStyle("number", parent=_BODY, alignment=2)
