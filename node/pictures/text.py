@@ -39,9 +39,9 @@ def runs(text: str) -> Iterator[tuple[str, str]]:
     """
     clean = "".join(c for c in unicodedata.normalize("NFC", text) if unicodedata.category(c)[0] != "C")
     east = _eastern(clean)
-    for font, part in groupby(_visual(clean), key=lambda c: _font_of(c, east)):
-        letters = "".join(part)
-        yield (font, letters) if font else (REGULAR, _UNKNOWN * len(letters))
+    known = "".join(c if _font_of(c, east) else _UNKNOWN for c in clean)
+    for font, part in groupby(_visual(known), key=lambda c: _font_of(c, east)):
+        yield font, "".join(part)
 
 
 def _eastern(text: str) -> str:
@@ -91,15 +91,12 @@ def name_of(name: object) -> str:
     if name is None or not str(name):
         return "no name"
     person = name if isinstance(name, PersonName) else PersonName(str(name))
-    groups = [_group(part) for part in str(person).split("=")]
-    first, *others = [group for group in groups if group] or ["no name"]
-    return first + "".join(f" ({other})" for other in others)
-
-
-def _group(text: str) -> str:
-    family, *given = [part.strip() for part in text.split("^")]
-    rest = " ".join(part for part in given if part)
-    return ", ".join(part for part in (family, rest) if part)
+    alphabetic, *others = ([part.strip() for part in group.split("^")] for group in str(person).split("="))
+    given = " ".join(part for part in alphabetic[1:] if part)
+    groups = [", ".join(part for part in (alphabetic[0], given) if part)]
+    groups += [" ".join(part for part in group if part) for group in others]
+    first, *rest = [group for group in groups if group] or ["no name"]
+    return first + "".join(f" ({group})" for group in rest)
 
 
 def date_of(date: object) -> str:

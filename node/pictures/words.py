@@ -57,9 +57,10 @@ def _detection(one: Detection, sign: str, card: Card) -> Row:
 
 
 def _volume(one: Segment | Detection) -> str:
-    """Three digits at least, as far as two decimals give them."""
+    """Three digits, as far as three decimals give them; no more than 1000 mL needs."""
     volume = one.measures.volume_ml if one.measures is not None else one.volume_ml
-    return f"{volume:.{0 if volume >= 100 else 1 if volume >= 10 else 2}f} mL"
+    decimals = next((n for n, least in enumerate((100, 10, 0.1)) if volume >= least), 3)
+    return f"{volume:.{decimals}f} mL"
 
 
 def _size(one: Detection) -> str:
