@@ -59,7 +59,16 @@ def _card(values: dict[str, Any]) -> Card:
         segments=segments, sites=sites, limits=tuple(values["limits"]),
         figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
+        window=_window(values.get("window")),
     )  # fmt: skip
+
+
+def _window(values: list[Any] | None) -> tuple[float, float] | None:
+    if values is None:
+        return None
+    if len(values) != 2 or not all(isinstance(one, int | float) for one in values) or values[1] <= 0:
+        raise ValueError(f"window is {values}, not a centre and a width above 0")
+    return float(values[0]), float(values[1])
 
 
 def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:

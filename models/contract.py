@@ -164,6 +164,7 @@ class Card:
     figures: tuple[tuple[str, str, float], ...]  # (data set, measure, value), as measured
     maps: tuple[MapKind, ...] = ()
     qualification: str = "RESEARCH"  # ContentQualification (0018,9004)
+    window: tuple[float, float] | None = None  # centre and width of the values that pictures show
 
     def kind_of(self, key: str) -> SegmentKind:
         """Return the segment kind of *key*; KeyError where the card has none."""

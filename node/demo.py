@@ -173,13 +173,14 @@ def _follow(services: Services, began: float) -> list[Job]:
 def _report(services: Services, ended: list[Job], received: Path, folder: Path, began: float) -> bool:
     """Print the table, the results and the pictures; return whether all of it is as it must be."""
     files = sorted(received.glob("*.dcm"))
-    segs = [path for path in files if dcmread(path, stop_before_pixels=True).Modality == "SEG"]
-    reports = [path for path in files if path not in segs]
+    kinds = {path: str(dcmread(path, stop_before_pixels=True).Modality) for path in files}
+    segs, reports, pages = ([path for path in files if kinds[path] == kind] for kind in ("SEG", "SR", "OT"))
     done = sum(job.state is JobState.DONE for job in ended)
     checks = [
         Check(what="jobs done", truth="2", found=str(done), good=done == len(ended) == 2),
         Check(what="SEG and SR in the PACS", truth="2 + 2", found=f"{len(segs)} + {len(reports)}",
               good=len(segs) == len(reports) == 2),
+        Check(what="pages in the PACS", truth="4", found=str(len(pages)), good=len(pages) == 4),
         *_against_truth(segs, reports),
     ]  # fmt: skip
     pictures = _keep_pictures(services, ended, folder / "pictures")
@@ -188,7 +189,7 @@ def _report(services: Services, ended: list[Job], received: Path, folder: Path, 
     for check in checks:
         table.add_row(check.what, check.truth, check.found, "[green]good[/]" if check.good else "[red]WRONG[/]")
     out.print(table)
-    for path in (*segs, *reports):
+    for path in (*segs, *reports, *pages):
         header = dcmread(path, stop_before_pixels=True)
         out.print(f"{header.Modality:<4}{header.SeriesDescription}: {path}", highlight=False, soft_wrap=True)
     for path in pictures:

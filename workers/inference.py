@@ -84,7 +84,7 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     pictures.mkdir(exist_ok=True)
     card = catalogue.card(request.model)
     render_overlays(series.volume, findings, card, pictures)
-    render_pages(series.volume, findings, card, pictures, series.source.remarks)
+    render_pages(series.volume, findings, card, pictures, series.source)
     findings_io.save(request.folder, on_source_grid(findings, series))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))

@@ -24,7 +24,7 @@ from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
 from node.domain.result import Result, ResultRole
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
-from node.pictures import load_pictures
+from node.pictures import load_pictures, write_report
 from node.store import sha256_hex
 from workers import findings_io
 from workers.inference import InferenceChild, Ran, Request
@@ -114,7 +114,10 @@ def _checked_paths(services: Services, instances: list[StoredInstance]) -> tuple
 def encode_checked(services: Services, job: Job, paths: tuple[Path, ...], folder: Path) -> tuple[ResultObject, ...]:
     """Return the result set of what the child left in *folder*; OutputInvalid where it fails the gate."""
     context = context_for(services, job, paths)
-    return encode(findings_io.load(folder), context, profiles_of(services, job), load_pictures(folder / "pictures"))
+    findings, profiles, pictures = findings_io.load(folder), profiles_of(services, job), folder / "pictures"
+    if any(profile.pdf for profile in profiles):
+        write_report(pictures, findings, context)
+    return encode(findings, context, profiles, load_pictures(pictures))
 
 
 def context_for(services: Services, job: Job, paths: tuple[Path, ...]) -> ResultContext:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +20,7 @@ from node.dicom.tree import Branch, describe
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
 from node.errors import NotFound
-from node.pictures import load_pictures
+from node.pictures import load_pictures, write_report
 from workers import findings_io
 from workers.pipeline import context_for
 
@@ -57,8 +59,13 @@ def make_preview(services: Services, job: Job, profile: Profile, folder: Path) -
         instances = jobs.inputs(session, job.id)
     paths = tuple(services.store.path(instance.path) for instance in instances)
     context = context_for(services, job, paths)
-    pictures = load_pictures(services.store.pictures(job.id))
-    objects = encode(findings_io.load(kept), context, (profile,), pictures)
+    findings = findings_io.load(kept)
+    with tempfile.TemporaryDirectory() as name:
+        drawn = Path(shutil.copytree(services.store.pictures(job.id), Path(name) / "pictures"))
+        if profile.pdf:
+            write_report(drawn, findings, context)
+        pictures = load_pictures(drawn)
+    objects = encode(findings, context, (profile,), pictures)
     folder.mkdir(parents=True, exist_ok=True)
     for number, one in enumerate(objects):
         (folder / f"{number}-{one.role}.dcm").write_bytes(one.data)

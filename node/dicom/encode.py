@@ -14,6 +14,7 @@ from pydicom.filewriter import dcmwrite
 from models.contract import Findings
 from node.dicom.context import NodeIdentity, Pictures, Region, ResultContext, ResultObject, regions
 from node.dicom.gate import check, check_findings
+from node.dicom.pdf import encode_pdf
 from node.dicom.sc import encode_sc
 from node.dicom.seg import encode_segs
 from node.dicom.segframes import PER_FRAME
@@ -62,6 +63,8 @@ def _encode_one(
     if profile.secondary_capture:
         for page in encode_sc(pictures, drawn, context):
             yield make_object(ResultRole.SC, page)
+    if profile.pdf:
+        yield make_object(ResultRole.PDF, encode_pdf(pictures, drawn, context))
 
 
 def make_object(role: ResultRole, dataset: Dataset, variant: str = "") -> ResultObject:

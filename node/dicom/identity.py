@@ -46,6 +46,17 @@ _LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompr
 _EQUIPMENT = (
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "InstitutionName", "StationName",
 )  # fmt: skip
+_DOCUMENTS = frozenset({"SR", "DOC"})  # modalities of what has no body part
+#: Defined terms of Body Part Examined (PS3.16 annex L) of which the body has one.
+_UNPAIRED = frozenset({
+    "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN",
+    "CHESTABDPELVIS", "CIRCLEOFWILLIS", "COCCYX", "COLON", "CORONARYARTERY", "CSPINE", "CTSPINE", "DUODENUM",
+    "ESOPHAGUS", "FACE", "GALLBLADDER", "HEAD", "HEADNECK", "HEART", "ILEUM", "JAW", "JEJUNUM", "LARYNX", "LIVER",
+    "LSPINE", "LSSPINE", "MEDIASTINUM", "MOUTH", "NECK", "NECKCHEST", "NECKCHESTABDOMEN", "NECKCHESTABDPELV", "NOSE",
+    "PANCREAS", "PELVIS", "PENIS", "PHARYNX", "PROSTATE", "RECTUM", "SCALP", "SKULL", "SPINE", "SPLEEN", "SSPINE",
+    "STERNUM", "STOMACH", "THYMUS", "THYROID", "TLSPINE", "TONGUE", "TRACHEA", "TSPINE", "URETHRA", "UTERUS",
+    "VAGINA", "VULVA", "WHOLEBODY",
+})  # fmt: skip
 _TEXT = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})  # what Specific Character Set governs (PS3.5 6.1.2.3)
 
 
@@ -94,7 +105,7 @@ def stamp(result: Dataset, context: ResultContext, *, library: bool = False) -> 
     source = context.sources[0]
     _copy_identity(source, result)
     for keyword in ("BodyPartExamined", "Laterality"):
-        if result.Modality != "SR" and source.get(keyword) not in (None, ""):  # documents have no body part
+        if result.Modality not in _DOCUMENTS and source.get(keyword) not in (None, ""):
             result.add(deepcopy(source[keyword]))
     date, time = f"{context.local_time:%Y%m%d}", f"{context.local_time:%H%M%S}"
     for moment in ("Content", "Series", "InstanceCreation"):
@@ -119,6 +130,19 @@ def key_sources(drawn: Sequence[Region], context: ResultContext) -> tuple[int, .
     """Return the slices to look at: where each region is largest; the middle one where nothing is drawn."""
     largest = {largest_slice(region.mask) for region in drawn}
     return tuple(sorted(largest)) or (len(context.sources) // 2,)
+
+
+def say_side(result: Dataset) -> None:
+    """Let *result* have Laterality as General Series wants it (PS3.3 C.7.3.1, type 2C): of a paired body part only.
+
+    It is empty, which is to say unknown, where the source names neither a side nor a body part that is single. Not for
+    classes that say it per frame, such as Segmentation.
+    """
+    if str(result.get("BodyPartExamined") or "").upper() in _UNPAIRED:
+        if "Laterality" in result:
+            del result.Laterality
+    elif "Laterality" not in result:
+        result.Laterality = None
 
 
 def _copy_identity(source: Dataset, result: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""Planes of a volume with outlines, letters and a scale: what overlays and pages are made of."""
+"""Planes of a volume with outlines, signs, letters and a scale: what overlays and pages are made of."""
 
 from __future__ import annotations
 
@@ -10,32 +10,37 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from models.contract import Card, Detection, Findings, Mask, Volume
-from node.dicom.geometry import AXIAL, View, to_index
+from node.dicom.geometry import AXIAL, CORONAL, SAGITTAL, Stack, View, letters, slice_normal, to_index
+from node.pictures.words import Colour, rows_of
 
-WARNING = "AI result - not for clinical use"
+FONT, MARGIN = 22, 10  # pixels; still read when shown at two thirds
+INK, FAINT, WARN, EDGE = (235, 235, 235), (170, 170, 170), (255, 196, 0), (0, 0, 0)
 
-_LUNG_WINDOW = (-1350.0, 150.0)  # HU: centre -600, width 1500
+_SOFT_TISSUE = (40.0, 400.0)  # HU, centre and width: where the card of a CT model names no window
 _WIDTH, _HIGHEST, _LOWEST = 768, 1536, 240  # pixels: least width, greatest and least height of a plane
 _CROP_MM = 60.0  # side of a detection's crop, or three diameters where that is more
-FONT, MARGIN = 22, 10  # pixels; still read when shown at two thirds
 _BARS = (200, 100, 50, 20, 10, 5, 2, 1)  # mm
-INK, WARN, EDGE = (235, 235, 235), (255, 196, 0), (0, 0, 0)
+#: Squares (width, height) in pixels that a line is shown and hidden in by turns; none: an unbroken line.
+_DASHES = (None, (17, 15), (6, 5))
 
-Colour = tuple[int, int, int]
+Grid = NDArray[np.bool_]  # (row, column)
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Shape:
-    """A mask with its colour and, for a detection, its number."""
+    """A mask with what sets it apart: colour, sign and kind of line."""
 
     mask: Mask  # (z, y, x)
     colour: Colour
-    number: int = 0
+    sign: str
+    dash: int = 0  # place in the list of lines
+    outside: bool = False  # whether the line runs around the mask, so that all inside stays visible
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Plane:
-    """A plane of the volume, windowed and drawn to scale, that shapes and marks are drawn on."""
+    """A plane of the volume, drawn to scale, that shapes and marks are drawn on."""
 
     view: View
     index: int
@@ -49,26 +54,36 @@ class Plane:
         (row, column), (rows, columns) = self.corner, self.size
         return self.view.plane(array, self.index)[row : row + rows, column : column + columns]
 
-
-def shapes_of(findings: Findings, card: Card, *, numbered: bool = False) -> list[Shape]:
-    """Return what is drawn: segments, then detections, which are numbered; with *numbered* all are, in one row."""
-    first = len(findings.segments) + 1 if numbered else 1
-    segments = [
-        Shape(mask=one.mask, colour=card.kind_of(one.key).colour, number=number if numbered else 0)
-        for number, one in enumerate(findings.segments, start=1)
-    ]
-    return segments + [
-        Shape(mask=one.mask, colour=card.kind_of(one.key).colour, number=number)
-        for number, one in enumerate(findings.detections, start=first)
-    ]
+    def pixel(self, row: float, column: float) -> tuple[float, float]:
+        """Return the pixel (x, y) of the drawing where a voxel's centre (row, column) of the plane lies."""
+        x = (column - self.corner[1] + 0.5) * self.pixels[0] / self.size[1]
+        return x, (row - self.corner[0] + 0.5) * self.pixels[1] / self.size[0]
 
 
-def window_of(volume: Volume) -> tuple[float, float]:
-    """Return the values shown black and white: the lung window for CT, else all but the outermost hundredths."""
+def shapes_of(findings: Findings, card: Card) -> tuple[Shape, ...]:
+    """Return what is drawn, in the order and under the signs of the table."""
+    rows = rows_of(findings, card)
+    first = len(findings.detections)
+    return tuple(
+        Shape(
+            mask=row.finding.mask, colour=row.colour, sign=row.sign, outside=place < first,
+            dash=0 if place < first else (place - first) % len(_DASHES),
+        )
+        for place, row in enumerate(rows)
+    )  # fmt: skip
+
+
+def window_of(volume: Volume, card: Card) -> tuple[float, float]:
+    """Return the centre and width of what is shown from black to white.
+
+    The card's window; without one that of soft tissue for CT, and all but the outermost hundredths else.
+    """
+    if card.window is not None:
+        return card.window
     if volume.modality == "CT":
-        return _LUNG_WINDOW
+        return _SOFT_TISSUE
     low, high = np.percentile(volume.voxels[::2, ::4, ::4], (1, 99))
-    return float(low), float(max(high, low + 1e-6))
+    return float(low + high) / 2, float(max(high - low, 1e-6))
 
 
 def best_slice(volume: Volume, findings: Findings, view: View) -> int:
@@ -83,21 +98,40 @@ def best_slice(volume: Volume, findings: Findings, view: View) -> int:
 
 
 def whole(volume: Volume, view: View, index: int) -> Plane:
+    """Return the whole plane at *index*."""
     size = volume.voxels.shape[view.down], volume.voxels.shape[view.right]
     return _plane(volume, view, index, (0, 0), size)
 
 
-def around(volume: Volume, detection: Detection) -> Plane:
-    """The axial surroundings of a detection, on the slice of its largest area."""
-    index = int(np.argmax(np.count_nonzero(detection.mask, axis=(1, 2))))
-    row, column = AXIAL.point(volume.voxels.shape, to_index(volume.affine, detection.centre_mm))
+def around(volume: Volume, detection: Detection, ends: NDArray[np.float64] | None = None) -> Plane:
+    """Return the surroundings of a detection: axial where its area is largest, or the plane of its axes' *ends*.
+
+    *ends* are voxel indices (points, 3) as `axes_of` gives them.
+    """
+    view, index = AXIAL, int(np.argmax(np.count_nonzero(detection.mask, axis=(1, 2))))
+    if ends is not None:
+        view = min((AXIAL, CORONAL, SAGITTAL), key=lambda one: float(np.ptp(ends[:, one.cut])))
+        index = min(max(round(float(ends[:, view.cut].mean())), 0), volume.voxels.shape[view.cut] - 1)
+    row, column = view.point(volume.voxels.shape, to_index(volume.affine, detection.centre_mm))
     side = max(_CROP_MM, 3 * detection.diameter_mm)
     corner, size = [], []
-    for centre, axis in ((row, AXIAL.down), (column, AXIAL.right)):
-        length = min(volume.voxels.shape[axis], round(side / volume.spacing[axis]))
+    for centre, axis in ((row, view.down), (column, view.right)):
+        length = max(1, min(volume.voxels.shape[axis], round(side / volume.spacing[axis])))
         corner.append(min(max(round(centre - length / 2), 0), volume.voxels.shape[axis] - length))
         size.append(length)
-    return _plane(volume, AXIAL, index, (corner[0], corner[1]), (size[0], size[1]))
+    return _plane(volume, view, index, (corner[0], corner[1]), (size[0], size[1]))
+
+
+def axes_of(detection: Detection, volume: Volume, stack: Stack | None) -> NDArray[np.float64] | None:
+    """Return the ends of the long and of the short axis as voxel indices (4, 3); None where nobody measured them.
+
+    *stack* is the source's, on whose slices they were measured.
+    """
+    found = detection.measures
+    if found is None or stack is None:
+        return None
+    points = [stack.to_patient(found.slice, *end) for end in (*found.long_ends, *found.short_ends)]
+    return np.array([to_index(volume.affine, point) for point in points])
 
 
 def _plane(volume: Volume, view: View, index: int, corner: tuple[int, int], size: tuple[int, int]) -> Plane:
@@ -117,58 +151,157 @@ def fitted(plane: Plane, volume: Volume, box: tuple[int, int]) -> Plane:
     return replace(plane, pixels=(max(1, round(width_mm / mm)), max(1, round(height_mm / mm))), mm=mm)
 
 
+def place_words(plane: Plane, volume: Volume, stack: Stack | None, images: Sequence[int]) -> str:
+    """Return which plane it is: its name, the number of the source image that it is, and where it lies.
+
+    The place is the distance from the patient's origin along the plane's normal, e.g. "H 12.5 mm". *images* are the
+    numbers of the source images, one per slice of *stack*; a plane across them has none.
+    """
+    along = volume.affine[:3, plane.view.cut] / np.linalg.norm(volume.affine[:3, plane.view.cut])
+    index = [(n - 1) / 2 for n in volume.voxels.shape]
+    index[plane.view.cut] = plane.index
+    point = np.array(volume.to_patient((index[0], index[1], index[2])))
+    number = ""
+    if stack is not None and images and abs(float(along @ (normal := slice_normal(stack.orientation)))) > 0.999:
+        nearest = int(np.argmin(np.abs(stack.positions @ normal - point @ normal)))
+        number = f" image {images[nearest]},"
+    height = float(along @ point)
+    return f"{plane.view.name},{number} {letters(along if height >= 0 else -along)} {abs(height):.1f} mm"
+
+
 def draw(
-    volume: Volume,
-    plane: Plane,
-    window: tuple[float, float],
-    shapes: Sequence[Shape],
-    least: tuple[int, int] = (_WIDTH, _LOWEST),
-) -> Image.Image:
-    """Return the plane with outlines, letters and scale, on a black ground of the least size (width, height)."""
-    low, high = window
-    grey = np.clip((plane.crop(volume.voxels).astype(np.float32) - low) / (high - low), 0, 1) * 255
+    volume: Volume, plane: Plane, window: tuple[float, float], shapes: Sequence[Shape],
+    least: tuple[int, int] = (_WIDTH, _LOWEST), axes: NDArray[np.float64] | None = None,
+) -> Image.Image:  # fmt: skip
+    """Return the plane with outlines, letters and scale, on a black ground of the *least* size (width, height)."""
+    low, width = window[0] - window[1] / 2, window[1]
+    grey = np.clip((plane.crop(volume.voxels).astype(np.float32) - low) / width, 0, 1) * 255
     image = Image.fromarray(grey.round().astype(np.uint8)).resize(plane.pixels, Image.Resampling.BICUBIC).convert("RGB")
-    width, height = max(least[0], image.width), max(least[1], image.height)
-    canvas = Image.new("RGB", (width, height), EDGE)
-    offset = (width - image.width) // 2, (height - image.height) // 2
-    places = [(shape, place) for shape in shapes if (place := _outline(image, plane, shape)) is not None]
+    canvas = Image.new("RGB", (max(least[0], image.width), max(least[1], image.height)), EDGE)
+    offset = (canvas.width - image.width) // 2, (canvas.height - image.height) // 2
     canvas.paste(image, offset)
-    for shape, (column, row) in places:
-        if shape.number:
-            write(canvas, (column + offset[0] + 4, row + offset[1] - 4), str(shape.number), "lb", shape.colour)
-    _letters(canvas, plane.view.letters(volume.affine))
-    _scale(canvas, plane.mm)
+    shown = [(shape, inside) for shape in shapes if (inside := _inside(plane, shape, canvas.size, offset)) is not None]
+    _outlines(canvas, shown)
+    if axes is not None and float(np.ptp([*axes[:, plane.view.cut], plane.index])) <= 1:
+        _axes(canvas, plane, volume, axes, offset)
+    taken = [*_letters(canvas, plane.view.letters(volume.affine)), _scale(canvas, plane.mm)]
+    _signs(canvas, shown, taken)
     return canvas
 
 
-def _outline(image: Image.Image, plane: Plane, shape: Shape) -> tuple[int, int] | None:
-    """Draw the shape's border, two pixels wide; return its (right, top) corner, or None where there is none."""
+def _inside(plane: Plane, shape: Shape, size: tuple[int, int], offset: tuple[int, int]) -> Grid | None:
+    """What the shape covers of a canvas of *size* (width, height); None where the plane does not meet it."""
     mask = plane.crop(shape.mask)
     if not mask.any():
         return None
     large = Image.fromarray(mask.astype(np.uint8) * 255).resize(plane.pixels, Image.Resampling.BILINEAR)
-    inside = np.pad(np.asarray(large) >= 128, 2)
-    kept = inside.copy()
-    for axis in (0, 1):
-        for step in (-2, -1, 1, 2):
-            kept &= np.roll(inside, step, axis)
-    border = (inside & ~kept)[2:-2, 2:-2]
-    image.paste(shape.colour, mask=Image.fromarray(border.astype(np.uint8) * 255))
-    rows, columns = np.nonzero(border)
-    return (int(columns.max()), int(rows.min())) if rows.size else None
+    inside = np.zeros((size[1], size[0]), dtype=np.bool_)
+    part = inside[offset[1] : offset[1] + large.height, offset[0] : offset[0] + large.width]
+    part[:] = np.asarray(large) >= 128
+    if not part.any():  # smaller than a pixel: nothing that was found goes undrawn
+        row, column = np.argwhere(mask).mean(axis=0)
+        x, y = plane.pixel(float(row) + plane.corner[0], float(column) + plane.corner[1])
+        part[min(int(y), part.shape[0] - 1), min(int(x), part.shape[1] - 1)] = True
+    return inside
 
 
-def _letters(canvas: Image.Image, names: tuple[str, str, str, str]) -> None:
+def _grown(grid: Grid, pixels: int) -> Grid:
+    """Return *grid* with a border of so many *pixels* around it."""
+    grown = np.pad(grid, pixels)
+    for step in range(pixels):  # a cross, then a square: nearly a circle
+        wide = grown.copy()
+        for axis in (0, 1):
+            source = grown if step % 2 == 0 else wide.copy()
+            wide |= np.roll(source, 1, axis) | np.roll(source, -1, axis)
+        grown = wide
+    return grown[pixels:-pixels, pixels:-pixels]
+
+
+def _outlines(canvas: Image.Image, shown: Sequence[tuple[Shape, Grid]]) -> None:
+    """Draw each shape's line three pixels wide with a dark edge; edges first, so that none hides another's line."""
+    lines = [(shape, _line(shape, inside)) for shape, inside in shown]
+    for _, line in lines:
+        _paint(canvas, EDGE, _grown(line, 1))
+    for shape, line in lines:
+        _paint(canvas, shape.colour, line & _dashed(shape.dash, line))
+
+
+def _line(shape: Shape, inside: Grid) -> Grid:
+    """The border just within a shape, or a pixel away around it."""
+    if shape.outside:
+        return np.asarray(_grown(inside, 5) & ~_grown(inside, 2))
+    outside = np.pad(~inside, 1, constant_values=True)
+    return np.asarray(inside & _grown(outside, 3)[1:-1, 1:-1])
+
+
+def _dashed(dash: int, line: Grid) -> Grid:
+    """Where a line of that kind is shown: everywhere, or on every other square of a chessboard."""
+    squares = _DASHES[dash]
+    if squares is None:
+        return np.ones_like(line)
+    rows, columns = np.indices(line.shape)
+    return np.asarray((columns // squares[0] + rows // squares[1]) % 2 == 0)
+
+
+def _paint(canvas: Image.Image, colour: Colour, where: Grid) -> None:
+    canvas.paste(colour, mask=Image.fromarray(where.astype(np.uint8) * 255))
+
+
+#: Where a sign may stand: towards which (right, down) from the shape, and the anchor of its text.
+_SIDES = (
+    ((1, -1), "lb"), ((-1, -1), "rb"), ((1, 1), "lt"), ((-1, 1), "rt"), ((1, 0), "lm"), ((-1, 0), "rm"),
+    ((0, -1), "mb"),
+)  # fmt: skip
+
+
+def _signs(canvas: Image.Image, shown: Sequence[tuple[Shape, Grid]], taken: list[Box]) -> None:
+    """Write each shape's sign beside it, where nothing else stands, if there is such a place."""
+    pen = ImageDraw.Draw(canvas)
+    for shape, inside in shown:
+        rows, columns = np.nonzero(inside)
+        places = []
+        for (right, down), anchor in _SIDES:
+            farthest = int(np.argmax(columns * right + rows * down))
+            places.append(((int(columns[farthest]) + 7 * right, int(rows[farthest]) + 5 * down), anchor))
+        boxes = [pen.textbbox(place, shape.sign, font=_font(FONT), anchor=anchor) for place, anchor in places]
+        chosen = next((n for n, box in enumerate(boxes) if _is_free(box, taken, canvas.size)), 0)
+        taken.append(boxes[chosen])
+        write(canvas, places[chosen][0], shape.sign, places[chosen][1], shape.colour)
+
+
+def _is_free(box: Box, taken: Sequence[Box], size: tuple[int, int]) -> bool:
+    left, top, right, bottom = box
+    if left < 0 or top < 0 or right > size[0] or bottom > size[1]:
+        return False
+    return all(right < x0 or left > x1 or bottom < y0 or top > y1 for x0, y0, x1, y1 in taken)
+
+
+def _axes(
+    canvas: Image.Image, plane: Plane, volume: Volume, axes: NDArray[np.float64], offset: tuple[int, int]
+) -> None:
+    """Draw the long axis and, at right angles to it, the short one as thin lines with a dark edge."""
+    pen = ImageDraw.Draw(canvas)
+    places = [plane.pixel(*plane.view.point(volume.voxels.shape, end)) for end in axes]
+    points = [(x + offset[0], y + offset[1]) for x, y in places]
+    for colour, width in ((EDGE, 4), (INK, 2)):
+        for begin, end in ((0, 1), (2, 3)):
+            pen.line((*points[begin], *points[end]), fill=colour, width=width)
+
+
+def _letters(canvas: Image.Image, names: tuple[str, str, str, str]) -> list[Box]:
+    """Write the letters of the top, right, bottom and left border; return where they stand."""
     width, height = canvas.size
-    top, right, bottom, left = names
-    write(canvas, (width // 2, MARGIN), top, "ma")
-    write(canvas, (width - MARGIN, height // 2), right, "rm")
-    write(canvas, (width // 2, height - MARGIN), bottom, "md")
-    write(canvas, (MARGIN, height // 2), left, "lm")
+    places = ((width // 2, MARGIN), (width - MARGIN, height // 2), (width // 2, height - MARGIN), (MARGIN, height // 2))
+    pen = ImageDraw.Draw(canvas)
+    taken = []
+    for place, letter, anchor in zip(places, names, ("ma", "rm", "md", "lm"), strict=True):
+        write(canvas, place, letter, anchor)
+        taken.append(pen.textbbox(place, letter, font=_font(FONT), anchor=anchor))
+    return taken
 
 
-def _scale(canvas: Image.Image, mm: float) -> None:
-    """Draw the longest bar that takes no more than a quarter of the width."""
+def _scale(canvas: Image.Image, mm: float) -> Box:
+    """Draw the longest bar that takes no more than a quarter of the width; return where it stands."""
     length = next((bar for bar in _BARS if bar / mm <= canvas.width / 4), _BARS[-1])
     end, y = canvas.width - 2 * MARGIN, canvas.height - 2 * MARGIN
     begin = end - round(length / mm)
@@ -178,9 +311,11 @@ def _scale(canvas: Image.Image, mm: float) -> None:
         for left, top, right, bottom in bars:
             draw.rectangle((left - edge, top - edge, right + edge, bottom + edge), fill=colour)
     write(canvas, ((begin + end) // 2, y - 8), f"{length} mm", "md")
+    half = text_length(f"{length} mm") / 2
+    return min(begin, (begin + end) / 2 - half), y - 8 - FONT, max(end, (begin + end) / 2 + half), y + 6
 
 
-def _font(size: int = FONT) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
@@ -190,12 +325,7 @@ def text_length(words: str, size: int = FONT) -> float:
 
 
 def write(
-    image: Image.Image,
-    place: tuple[float, float],
-    words: str,
-    anchor: str,
-    colour: Colour = INK,
-    size: int = FONT,
+    image: Image.Image, place: tuple[float, float], words: str, anchor: str, colour: Colour = INK, size: int = FONT
 ) -> None:
     """Write *words* with a dark edge, so that they are read on bright tissue too."""
     draw = ImageDraw.Draw(image)

@@ -7,15 +7,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from models.contract import Card, Detection, Findings, Volume
+from models.contract import Card, Findings, Volume
 from node.dicom.geometry import AXIAL, CORONAL, SAGITTAL
 from node.pictures.drawing import (
     EDGE,
+    FAINT,
     FONT,
     MARGIN,
     WARN,
-    WARNING,
-    Colour,
     around,
     best_slice,
     draw,
@@ -25,8 +24,10 @@ from node.pictures.drawing import (
     window_of,
     write,
 )
+from node.pictures.words import WARNING, Colour, Row, absences, rows_of
 
 _MOST_DETECTIONS = 5
+_MOST_LINES = 6  # of the legend
 
 
 def render_overlays(volume: Volume, findings: Findings, card: Card, folder: Path) -> list[Path]:
@@ -34,26 +35,31 @@ def render_overlays(volume: Volume, findings: Findings, card: Card, folder: Path
 
     Outlines are in the card's colours; the patient's right is on the left of the image, as radiologists look at it.
     """
-    shapes = shapes_of(findings, card)
-    window = window_of(volume)
-    legend = _legend(findings, card)
+    shapes, window = shapes_of(findings, card), window_of(volume, card)
+    rows = rows_of(findings, card)
+    legend = [(_words(row), row.colour) for row in rows] + [(words, FAINT) for words in absences(findings, card)]
     made = []
     for view in (AXIAL, CORONAL, SAGITTAL):
         plane = whole(volume, view, best_slice(volume, findings, view))
         title = f"{view.name} {plane.index + 1} / {volume.voxels.shape[view.cut]}"
         made.append(_save(folder / f"{view.name}.png", draw(volume, plane, window, shapes), card, title, legend))
+    entries = {row.sign: (_words(row), row.colour) for row in rows}
     for number, detection in enumerate(findings.detections[:_MOST_DETECTIONS], start=1):
         plane = around(volume, detection)
         title = f"{number} of {len(findings.detections)}, axial {plane.index + 1} / {volume.voxels.shape[0]}"
-        entry = [(_words(detection, number, card), card.kind_of(detection.key).colour)]
         image = draw(volume, plane, window, shapes)
-        made.append(_save(folder / f"detection-{number}.png", image, card, title, entry))
+        made.append(_save(folder / f"detection-{number}.png", image, card, title, [entries[str(number)]]))
     return made
+
+
+def _words(row: Row) -> str:
+    numbers = f"{row.size}, score {row.score}" if row.score else row.volume
+    return f"{row.sign} {row.label}: {numbers}"
 
 
 def _save(path: Path, image: Image.Image, card: Card, title: str, legend: Sequence[tuple[str, Colour]]) -> Path:
     """Write *image* with a caption below: which model, which plane, what the colours mean, and the warning."""
-    lines = _wrapped(legend, image.width)
+    lines = _few(_wrapped(legend, image.width), len(legend))
     step = FONT + 8
     page = Image.new("RGB", (image.width, image.height + step * (2 + len(lines)) + MARGIN), EDGE)
     page.paste(image, (0, 0))
@@ -70,24 +76,6 @@ def _save(path: Path, image: Image.Image, card: Card, title: str, legend: Sequen
     return path
 
 
-def _legend(findings: Findings, card: Card) -> list[tuple[str, Colour]]:
-    """What each colour means; what was looked for and not found is named in grey."""
-    found = {one.key for one in findings.segments} | {one.key for one in findings.detections}
-    volumes = {one.key: f" {one.volume_ml:.0f} mL" for one in findings.segments}
-    return [
-        (kind.label + volumes.get(kind.key, ""), kind.colour)
-        if kind.key in found
-        else (f"no {kind.label.lower()}", (150, 150, 150))
-        for kind in card.segments
-    ]
-
-
-def _words(detection: Detection, number: int, card: Card) -> str:
-    site = f", {card.kind_of(detection.site).label.lower()}" if detection.site else ""
-    label = card.kind_of(detection.key).label
-    return f"{label} {number}: {detection.diameter_mm:.1f} mm{site}, score {detection.score:.2f}"
-
-
 def _wrapped(legend: Sequence[tuple[str, Colour]], width: int) -> list[list[tuple[str, Colour]]]:
     """Break the legend into lines; an entry is never divided."""
     lines: list[list[tuple[str, Colour]]] = []
@@ -100,3 +88,11 @@ def _wrapped(legend: Sequence[tuple[str, Colour]], width: int) -> list[list[tupl
         lines[-1].append((words, colour))
         left -= needed
     return lines
+
+
+def _few(lines: list[list[tuple[str, Colour]]], entries: int) -> list[list[tuple[str, Colour]]]:
+    """Return as many lines as there is room for, and how many entries are not among them."""
+    if len(lines) <= _MOST_LINES:
+        return lines
+    kept = lines[: _MOST_LINES - 1]
+    return [*kept, [(f"and {entries - sum(map(len, kept))} more", FAINT)]]

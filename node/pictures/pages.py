@@ -1,173 +1,247 @@
 """Pages for a PACS that shows nothing else: three planes with outlines, a table, the model, its limits, the warning.
 
-They become a Secondary Capture. Everything is readable where a viewer shows the page 512 pixels wide.
+They become a Secondary Capture. Everything is still read where a viewer shows the page 512 pixels wide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from models.contract import Card, Detection, Findings, SegmentKind, Volume
-from node.dicom.geometry import AXIAL, CORONAL, SAGITTAL, View
+from models.contract import Card, Detection, Findings, Volume
+from node.dicom.codes import plain
+from node.dicom.geometry import AXIAL, CORONAL, SAGITTAL, Stack
+from node.dicom.reader import SourceSeries
 from node.pictures.drawing import (
     EDGE,
+    FAINT,
     INK,
     MARGIN,
     WARN,
-    WARNING,
-    Colour,
+    Plane,
     Shape,
     around,
+    axes_of,
     best_slice,
     draw,
     fitted,
+    place_words,
     shapes_of,
     text_length,
     whole,
     window_of,
     write,
 )
+from node.pictures.words import WARNING, Row, absences, rows_of, sentences, verdict
+
+PAGE = "page-"  # how the names of pages begin
 
 _SIDE = 1024  # pixels of a page
 _TITLE, _TEXT, _SMALL = 32, 26, 24  # font sizes: half of it is still read
-_LEFT, _RIGHT = (592, 548), (416, 272)  # (width, height) of the large plane and of the two beside it
-_TOP = 92
-_ROW = 34
+_LEFT, _RIGHT = (592, 520), (408, 244)  # (width, height) of the large plane and of the two beside it
+_HALF = (500, 500)  # of the two planes of a single detection
+_TOP, _ROW, _LINE = 90, 33, 28  # pixels: where the planes begin, height of a table's row, of a line of text
 _MOST_PAGES = 5  # of single detections
-_GREY: Colour = (170, 170, 170)
+_MOST_ROWS = 8
+_FEW = 4  # rows that one column shows
+_COLUMNS = (("volume", 640), ("size", 850), ("score", _SIDE - 2 * MARGIN))  # and where each ends
 
-Line = tuple[str, str, Colour]  # name, numbers, colour
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Scene:
+    """What all pages of one result draw from."""
+
+    volume: Volume
+    findings: Findings
+    card: Card
+    rows: tuple[Row, ...]
+    shapes: tuple[Shape, ...]
+    window: tuple[float, float]
+    stack: Stack | None
+    images: tuple[int, ...]  # number of each source image, by slice
+    said: tuple[str, ...]  # remarks, as sentences
+    limits: tuple[str, ...]
 
 
 def render_pages(
-    volume: Volume, findings: Findings, card: Card, folder: Path, remarks: Sequence[str] = ()
+    volume: Volume, findings: Findings, card: Card, folder: Path, source: SourceSeries | None = None
 ) -> list[Path]:
     """Write `page-1.png` and, of each of the five highest scored detections, one page more into *folder*.
 
-    *remarks* are sentences beside those of *findings*, e.g. of the reader about the source.
+    Masks lie on the grid of *volume*. With the *source* of the volume its remarks, its image numbers and the axes that
+    were measured on its slices are shown too. No patient data is burned in.
     """
-    shapes = shapes_of(findings, card, numbered=True)
-    said = tuple(dict.fromkeys([*remarks, *findings.remarks]))
-    pages = [_overview(volume, findings, card, shapes, said)]
-    pages += [_close_up(volume, one, card, shapes) for one in _ranked(findings, shapes)[:_MOST_PAGES]]
+    scene = _scene(volume, findings, card, source)
+    pages = [_overview(scene)]
+    closer = list(zip(scene.rows, scene.shapes, strict=True))[: len(findings.detections)]
+    pages += [_close_up(scene, row, shape) for row, shape in closer[:_MOST_PAGES]]
     made = []
     for number, page in enumerate(pages, start=1):
-        write(page, (_SIDE - MARGIN, 12), f"page {number} of {len(pages)}", "ra", _GREY, _SMALL)
-        made.append(folder / f"page-{number}.png")
+        write(page, (_SIDE - MARGIN, 14), f"page {number} of {len(pages)}", "ra", FAINT, _SMALL)
+        made.append(folder / f"{PAGE}{number}.png")
         page.save(made[-1], format="PNG")
     return made
 
 
-def _ranked(findings: Findings, shapes: Sequence[Shape]) -> list[tuple[Detection, Shape]]:
-    pairs = list(zip(findings.detections, shapes[len(findings.segments) :], strict=True))
-    return sorted(pairs, key=lambda pair: -pair[0].score)
+def _scene(volume: Volume, findings: Findings, card: Card, source: SourceSeries | None) -> _Scene:
+    remarks = (*(source.remarks if source else ()), *findings.remarks)
+    numbers = [header.get("InstanceNumber") for header in source.headers] if source else []
+    return _Scene(
+        volume=volume, findings=findings, card=card, rows=rows_of(findings, card), shapes=shapes_of(findings, card),
+        window=window_of(volume, card), stack=source.stack if source else None,
+        images=_images(source.frames if source and source.frames else numbers),
+        said=tuple(sentences(remarks)), limits=tuple(sentences(card.limits)),
+    )  # fmt: skip
+
+
+def _images(numbers: Sequence[object]) -> tuple[int, ...]:
+    """The numbers of images by which a person finds them; none at all where they do not tell them apart."""
+    known = [int(str(one)) for one in numbers if str(one or "").isdigit()]
+    return tuple(known) if len(set(known)) == len(numbers) else ()
 
 
 def _page(card: Card) -> Image.Image:
     page = Image.new("RGB", (_SIDE, _SIDE), EDGE)
-    write(page, (MARGIN, 10), _cut(f"{card.title}, {card.name} {card.version}", _TITLE, _SIDE - 220), "la", INK, _TITLE)
-    write(page, (MARGIN, 52), f"{WARNING}. Research use only.", "la", WARN, _TEXT)
+    title = f"{plain(card.title)} {plain(card.version)} ({plain(card.name)})"
+    write(page, (MARGIN, 10), _cut(title, _TITLE, _SIDE - 200), "la", INK, _TITLE)
+    write(page, (MARGIN, 54), f"{WARNING}. Research use only.", "la", WARN, _TEXT)
     return page
 
 
-def _overview(
-    volume: Volume, findings: Findings, card: Card, shapes: Sequence[Shape], remarks: Sequence[str]
-) -> Image.Image:
-    page = _page(card)
-    window = window_of(volume)
-    right = MARGIN + _LEFT[0] + 2
-    spots = ((AXIAL, _LEFT, (MARGIN, _TOP)), (CORONAL, _RIGHT, (right, _TOP)))
-    for view, box, place in (*spots, (SAGITTAL, _RIGHT, (right, _TOP + _RIGHT[1] + 4))):
-        _put(page, volume, view, best_slice(volume, findings, view), window, shapes, box, place)
-    bottom = _table(page, _lines(findings, card, shapes), _TOP + _LEFT[1] + 14)
-    _footer(page, [*remarks, *card.limits], bottom + 10)
+def _overview(scene: _Scene) -> Image.Image:
+    page = _page(scene.card)
+    right = _SIDE - MARGIN - _RIGHT[0]
+    below = _TOP + _LEFT[1] - _RIGHT[1]
+    spots = ((AXIAL, _LEFT, (MARGIN, _TOP)), (CORONAL, _RIGHT, (right, _TOP)), (SAGITTAL, _RIGHT, (right, below)))
+    for view, box, place in spots:
+        plane = whole(scene.volume, view, best_slice(scene.volume, scene.findings, view))
+        words = f"{_where(scene, plane)}    {_window_words(scene)}" if view is AXIAL else _where(scene, plane)
+        _put(page, scene, plane, scene.shapes, box, place, words)
+    top = _TOP + _LINE + _LEFT[1] + 10
+    said = verdict(scene.findings, scene.card)
+    if said:
+        write(page, (MARGIN, top), _cut(said, _TITLE, _SIDE - 2 * MARGIN), "la", INK, _TITLE)
+        bottom = top + 46
+    else:
+        bottom = _table(page, scene.rows, absences(scene.findings, scene.card), top)
+    _footer(page, scene, (), bottom + 6)
     return page
 
 
 def _put(
-    page: Image.Image, volume: Volume, view: View, index: int, window: tuple[float, float], shapes: Sequence[Shape],
-    box: tuple[int, int], place: tuple[int, int],
+    page: Image.Image, scene: _Scene, plane: Plane, shapes: Sequence[Shape], box: tuple[int, int],
+    place: tuple[int, int], words: str, axes: NDArray[np.float64] | None = None,
 ) -> None:  # fmt: skip
-    """Draw one plane of the volume into *box* at *place* of the page, and say which it is."""
-    plane = fitted(whole(volume, view, index), volume, box)
-    page.paste(draw(volume, plane, window, shapes, box), place)
-    words = f"{view.name} {index + 1}/{volume.voxels.shape[view.cut]}"
-    write(page, (place[0] + 6, place[1] + box[1] - 6), words, "ld", _GREY, _SMALL)
+    """Draw *plane* into *box* at *place* of the page, under its *words*."""
+    drawn = draw(scene.volume, fitted(plane, scene.volume, box), scene.window, shapes, box, axes)
+    page.paste(drawn, (place[0], place[1] + _LINE))
+    write(page, place, _cut(words, _SMALL, box[0]), "la", INK, _SMALL)
 
 
-def _close_up(volume: Volume, found: tuple[Detection, Shape], card: Card, shapes: Sequence[Shape]) -> Image.Image:
-    """One detection: where it lies in its slice, and its surroundings enlarged."""
-    detection, shape = found
-    page = _page(card)
-    window, near = window_of(volume), around(volume, detection)
-    _put(page, volume, AXIAL, near.index, window, shapes, (500, 560), (MARGIN, _TOP))
-    box = (500, 560)
-    page.paste(draw(volume, fitted(near, volume, box), window, shapes, box), (MARGIN + 504, _TOP))
-    write(page, (MARGIN + 510, _TOP + 554), "enlarged", "ld", _GREY, _SMALL)
-    bottom = _table(page, [_of_detection(detection, shape, card)], _TOP + 574)
+def _where(scene: _Scene, plane: Plane) -> str:
+    return place_words(plane, scene.volume, scene.stack, scene.images)
+
+
+def _window_words(scene: _Scene) -> str:
+    centre, width = scene.window
+    return f"W {width:.0f} L {centre:.0f}"
+
+
+def _close_up(scene: _Scene, row: Row, shape: Shape) -> Image.Image:
+    """One detection: where it lies in its slice, and its surroundings enlarged with its axes."""
+    detection = row.finding
+    if not isinstance(detection, Detection):
+        raise TypeError(f"{row.label} is no detection")
+    page = _page(scene.card)
+    ends = axes_of(detection, scene.volume, scene.stack)
+    near = around(scene.volume, detection, ends)
+    plane = whole(scene.volume, near.view, near.index)
+    _put(page, scene, plane, scene.shapes, _HALF, (MARGIN, _TOP), _where(scene, plane))
+    words = f"enlarged{', long and short axis' if ends is not None else ''}    {_window_words(scene)}"
+    _put(page, scene, near, [shape], _HALF, (_SIDE - MARGIN - _HALF[0], _TOP), words, ends)
+    bottom = _table(page, [row], (), _TOP + _LINE + _HALF[1] + 10)
     left, posterior, superior = detection.centre_mm
-    where = f"centre at {_towards(left, 'L', 'R')}, {_towards(posterior, 'P', 'A')}, {_towards(superior, 'S', 'I')} mm"
-    _footer(page, [where, *card.limits], bottom + 10)
+    where = f"Centre at {_towards(left, 'LR')}, {_towards(posterior, 'PA')}, {_towards(superior, 'HF')} mm."
+    _footer(page, scene, [where, *_values(detection)], bottom + 6)
     return page
 
 
-def _towards(mm: float, positive: str, negative: str) -> str:
-    return f"{positive if mm >= 0 else negative} {abs(mm):.1f}"
+def _towards(mm: float, names: str) -> str:
+    return f"{names[0] if mm >= 0 else names[1]} {abs(mm):.1f}"
 
 
-def _lines(findings: Findings, card: Card, shapes: Sequence[Shape]) -> list[Line]:
-    """The table: what was found, with its numbers; what was looked for and not found, in grey."""
-    lines = [
-        (f"{shape.number} {card.kind_of(one.key).label}", f"{one.volume_ml:.0f} mL", shape.colour)
-        for one, shape in zip(findings.segments, shapes, strict=False)
-    ]
-    lines += [_of_detection(one, shape, card) for one, shape in _ranked(findings, shapes)]
-    found = {one.key for one in findings.segments} | {one.key for one in findings.detections}
-    lines += [(f"No {kind.label.lower()} found", "", _GREY) for kind in card.segments if kind.key not in found]
-    return lines
+def _values(detection: Detection) -> Iterator[str]:
+    found = detection.measures
+    if found is not None and found.mean is not None and found.deviation is not None:
+        yield f"Values inside: mean {found.mean:.0f}, standard deviation {found.deviation:.0f}."
 
 
-def _of_detection(one: Detection, shape: Shape, card: Card) -> Line:
-    site: SegmentKind | None = card.kind_of(one.site) if one.site else None
-    name = f"{shape.number} {card.kind_of(one.key).label}{', ' + site.label.lower() if site else ''}"
-    return name, f"{one.diameter_mm:.1f} mm, {one.volume_ml:.2f} mL, score {one.score:.2f}", shape.colour
+def _table(page: Image.Image, rows: Sequence[Row], missing: Sequence[str], top: int) -> int:
+    """Write what was found and what was not; return where the next thing may begin.
 
-
-def _table(page: Image.Image, lines: Sequence[Line], top: int) -> int:
-    """Write *lines* in one column, or in two where they are many; return where the next thing may begin."""
-    columns = 1 if len(lines) <= 5 else 2
-    rows = 8 if columns == 2 else 5
-    shown = list(lines[: columns * rows])
+    Detections have a column for each number; segments alone stand in two columns where they are many.
+    """
+    lines: list[Row | str] = [*rows, *missing]
+    columns = 1 if any(row.score for row in rows) or len(lines) <= _FEW else 2
+    height = min(_MOST_ROWS, -(-len(lines) // columns))
+    shown = lines[: columns * height]
     if len(lines) > len(shown):
-        left = len(lines) - len(shown) + 1
-        shown[-1] = (f"and {left} more", "", _GREY)
+        shown[-1] = f"and {len(lines) - len(shown) + 1} more, named in the report"
+    if columns == 1:
+        _heads(page, rows, top)
+        top += _ROW
     width = (_SIDE - 2 * MARGIN) // columns
-    height = -(-len(shown) // columns)
-    pen = ImageDraw.Draw(page)
-    for place, (name, numbers, colour) in enumerate(shown):
+    for place, line in enumerate(shown):
         x, y = MARGIN + width * (place // height), top + _ROW * (place % height)
-        pen.rectangle((x, y + 4, x + 20, y + 24), fill=colour)
-        room = width - 40 - text_length(numbers, _TEXT)
-        write(page, (x + 30, y), _cut(name, _TEXT, room), "la", INK, _TEXT)
-        write(page, (x + width - 16, y), numbers, "ra", INK, _TEXT)
+        if isinstance(line, str):
+            write(page, (x + 32, y), _cut(line, _TEXT, width - 40), "la", FAINT, _TEXT)
+        else:
+            _line(page, line, (x, y), _cells(line, x + width - 16, columns))
     return top + _ROW * height
 
 
-def _footer(page: Image.Image, sentences: Sequence[str], top: int) -> None:
-    """Write as many *sentences* as there is room for, in whole ones; say where the others stand."""
+def _heads(page: Image.Image, rows: Sequence[Row], top: int) -> None:
+    write(page, (MARGIN + 32, top), "finding", "la", FAINT, _SMALL)
+    for name, end in _COLUMNS:
+        if any(getattr(row, name) for row in rows):
+            write(page, (end, top), "diameter" if name == "size" else name, "ra", FAINT, _SMALL)
+
+
+def _cells(row: Row, end: int, columns: int) -> list[tuple[str, int]]:
+    """The numbers of a row, and where each ends."""
+    if columns == 2:
+        return [(row.volume, end)]
+    return [(words, place) for name, place in _COLUMNS if (words := str(getattr(row, name)))]
+
+
+def _line(page: Image.Image, row: Row, place: tuple[int, int], cells: Sequence[tuple[str, int]]) -> None:
+    x, y = place
+    ImageDraw.Draw(page).rectangle((x, y + 4, x + 20, y + 26), fill=row.colour)
+    for words, end in cells:
+        write(page, (end, y), words, "ra", INK, _TEXT)
+    room = cells[0][1] - text_length(cells[0][0], _TEXT) - x - 48
+    write(page, (x + 32, y), _cut(f"{row.sign}  {row.label}", _TEXT, room), "la", INK, _TEXT)
+
+
+def _footer(page: Image.Image, scene: _Scene, first: Sequence[str], top: int) -> None:
+    """Write *first*, the remarks and the limits, in whole sentences, as far as there is room; say where the rest is."""
+    lines = [(sentence, INK) for sentence in (*first, *scene.said)] + [(sentence, FAINT) for sentence in scene.limits]
     y = top
-    for number, sentence in enumerate(sentences):
-        lines = list(_wrapped(sentence, _SMALL, _SIDE - 2 * MARGIN))
-        last = number == len(sentences) - 1
-        if y + 28 * (len(lines) + (0 if last else 1)) > _SIDE - 4:
-            write(page, (MARGIN, y), "More remarks and limits stand in the report.", "la", _GREY, _SMALL)
+    for number, (sentence, colour) in enumerate(lines):
+        wrapped = list(_wrapped(sentence, _SMALL, _SIDE - 2 * MARGIN))
+        last = number == len(lines) - 1
+        if y + _LINE * (len(wrapped) + (0 if last else 1)) > _SIDE - 4:
+            rest = f"and {len(lines) - number} more: see the printed report and the card of {plain(scene.card.name)}"
+            write(page, (MARGIN, y), _cut(rest, _SMALL, _SIDE - 2 * MARGIN), "la", FAINT, _SMALL)
             return
-        for line in lines:
-            write(page, (MARGIN, y), line, "la", _GREY, _SMALL)
-            y += 28
+        for line in wrapped:
+            write(page, (MARGIN, y), line, "la", colour, _SMALL)
+            y += _LINE
 
 
 def _wrapped(sentence: str, size: int, width: float) -> Iterator[str]:
@@ -179,7 +253,7 @@ def _wrapped(sentence: str, size: int, width: float) -> Iterator[str]:
             line = word
         else:
             line = longer
-    yield line
+    yield _cut(line, size, width)
 
 
 def _cut(words: str, size: int, width: float) -> str:

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from models.contract import Card, Code, Detection, Findings, Segment, SegmentKind, Volume
-from node import pictures
 from node.dicom.reader import read_series
-from node.pictures import render_overlays
+from node.pictures import drawing, overlays, render_overlays
 
 LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")
 RED, BLUE, YELLOW = (255, 0, 0), (0, 0, 255), (255, 255, 0)
@@ -29,8 +28,17 @@ def kind(key: str, colour: tuple[int, int, int]) -> SegmentKind:
 LUNGS = (kind("right-lung", RED), kind("left-lung", BLUE))
 CARD = Card(
     name="ct-lungs", title="Lungs", version="1.0.0", kind="segmentation", purpose="test", modality="CT",
-    segments=(*LUNGS, kind("nodule", YELLOW)), sites=LUNGS, limits=(), figures=(),
+    segments=(*LUNGS, kind("nodule", YELLOW)), sites=LUNGS, limits=(), figures=(), window=(-600, 1500),
 )  # fmt: skip
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be written into the pictures, which stay without text."""
+    written: list[str] = []
+    for module in (drawing, overlays):
+        monkeypatch.setattr(module, "write", lambda _image, _place, text, *_: written.append(text))
+    return written
 
 
 @pytest.fixture
@@ -89,7 +97,7 @@ def test_three_planes_are_written_wide_enough_to_read(volume: Volume, lungs: Fin
             assert image.width >= 768 and image.height >= 300
 
 
-def test_right_is_left_and_head_is_up(volume: Volume, tmp_path: Path) -> None:
+def test_right_is_left_and_head_is_up(volume: Volume, tmp_path: Path, words: list[str]) -> None:
     """Radiological convention, with a mark at the patient's right, front and head."""
     mark = Findings(segments=(segment("right-lung", box(slice(17, 19), slice(2, 6), slice(3, 9))),))
     axial, coronal, sagittal = (drawn(path, RED) for path in render_overlays(volume, mark, CARD, tmp_path))
@@ -101,7 +109,9 @@ def test_right_is_left_and_head_is_up(volume: Volume, tmp_path: Path) -> None:
     assert sagittal[:, 1].max() < 768 / 4  # front: left in the image
 
 
-def test_outlines_keep_their_proportions_in_millimetres(volume: Volume, tmp_path: Path) -> None:
+def test_outlines_keep_their_proportions_in_millimetres(
+    volume: Volume, tmp_path: Path, words: list[str]
+) -> None:
     """A cube of 30 mm is drawn as a square in each plane, though voxels are 5 x 3 x 2 mm."""
     cube = Findings(segments=(segment("left-lung", box(slice(7, 13), slice(15, 25), slice(20, 35))),))
     for path in render_overlays(volume, cube, CARD, tmp_path):
@@ -110,12 +120,17 @@ def test_outlines_keep_their_proportions_in_millimetres(volume: Volume, tmp_path
         assert 100 < width < 300
 
 
-def test_outlines_are_lines_and_not_blobs(volume: Volume, lungs: Findings, tmp_path: Path) -> None:
-    """What lies inside stays visible."""
+def test_outlines_are_lines_and_not_blobs(
+    volume: Volume, lungs: Findings, tmp_path: Path, words: list[str]
+) -> None:
+    """What lies inside stays visible; the second is dashed, so that colour is not the only sign."""
     (axial, *_) = render_overlays(volume, lungs, CARD, tmp_path)
-    places = drawn(axial, BLUE)
-    height, width = np.ptp(places, axis=0) + 1
-    assert 2 * (height + width) < len(places) * 1.1 < 4.5 * (height + width)  # two pixels wide
+    shares = []
+    for colour in (RED, BLUE):
+        height, width = np.ptp(drawn(axial, colour), axis=0) + 1
+        shares.append(len(drawn(axial, colour)) / (2 * (height + width)))
+    assert 2.5 < shares[0] < 3.5  # pixels wide
+    assert 0.3 * shares[0] < shares[1] < 0.7 * shares[0]
 
 
 def test_the_same_findings_make_the_same_bytes(volume: Volume, lungs: Findings, tmp_path: Path) -> None:
@@ -137,36 +152,53 @@ def test_each_of_the_first_five_detections_has_a_picture(volume: Volume, tmp_pat
     assert len(drawn(made[3], YELLOW)) > 50
 
 
+def test_a_detection_smaller_than_a_pixel_is_ringed(tmp_path: Path, words: list[str]) -> None:
+    """Nothing that was found goes undrawn where a large slice is made small."""
+    large = Volume(voxels=np.zeros((3, 2000, 2000), dtype=np.float32), affine=np.diag([1.0, 1, 1, 1])[[2, 1, 0, 3]])
+    mask = np.zeros((3, 2000, 2000), dtype=np.bool_)
+    mask[1, 1001, 1001] = True
+    (axial, *_) = render_overlays(large, Findings(detections=(nodule(mask, large, 1.0),)), CARD, tmp_path)
+    assert 30 < len(drawn(axial, YELLOW)) < 200
+
+
+def test_a_long_legend_is_cut_and_says_so(volume: Volume, tmp_path: Path, words: list[str]) -> None:
+    """Forty segments: some lines of them, then how many more."""
+    kinds = tuple(kind(f"organ-of-some-length-{n}", (5 * n, 255 - 5 * n, 99)) for n in range(40))
+    card = replace(CARD, segments=kinds)
+    masks = [box(slice(5, 15), slice(n, n + 1), slice(5, 55)) for n in range(40)]
+    found = Findings(segments=tuple(segment(k.key, m) for k, m in zip(kinds, masks, strict=True)))
+    made = render_overlays(volume, found, card, tmp_path)
+    more = [text for text in words if text.endswith(" more")]
+    assert len(more) == len(made)
+    shown = sum("organ" in text.lower() for text in words)
+    assert shown + sum(int(text.split()[1]) for text in more) == 40 * len(made)
+
+
 def test_planes_go_through_the_largest_detection(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    volume: Volume, tmp_path: Path, words: list[str]
 ) -> None:
     """The caption says which slice is shown."""
-    words: list[str] = []
-    monkeypatch.setattr(pictures, "_text", lambda _image, _place, text, *_: words.append(text))
     small = nodule(box(slice(3, 4), slice(5, 7), slice(5, 7)), volume, diameter=4)
     large = nodule(box(slice(14, 15), slice(30, 33), slice(50, 53)), volume, diameter=9)
     render_overlays(volume, Findings(detections=(small, large)), CARD, tmp_path)
     assert "axial 15 / 20" in words
-    assert {"Nodule 1: 4.0 mm, left lung, score 0.80", "Nodule 2: 9.0 mm, left lung, score 0.80"} <= set(words)
+    assert {"1 Nodule, left lung: 4.0 mm, score 0.80", "2 Nodule, left lung: 9.0 mm, score 0.80"} <= set(words)
 
 
 def test_every_picture_says_what_it_is(
-    volume: Volume, lungs: Findings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    volume: Volume, lungs: Findings, tmp_path: Path, words: list[str]
 ) -> None:
     """Model and version, the warning, letters, a scale, and what the colours mean."""
-    words: list[str] = []
-    monkeypatch.setattr(pictures, "_text", lambda _image, _place, text, *_: words.append(text))
     made = render_overlays(volume, lungs, CARD, tmp_path)
     assert words.count("AI result - not for clinical use") == words.count("ct-lungs 1.0.0") == len(made)
-    assert {"R", "L", "A", "P", "H", "F", "20 mm", "Right lung 12 mL", "Left lung 12 mL", "no nodule"} <= set(words)
+    assert {"R", "L", "A", "P", "H", "F", "20 mm", "a Right lung: 12.0 mL", "b Left lung: 12.0 mL"} <= set(words)
+    assert words.count("No nodule found") == len(made) and {"a", "b"} <= set(words)
 
 
 def test_an_oblique_volume_has_double_letters(
-    volume: Volume, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    volume: Volume, tmp_path: Path, words: list[str]
 ) -> None:
     """Nobody takes it for a true axial plane."""
-    words: list[str] = []
-    monkeypatch.setattr(pictures, "_text", lambda _image, _place, text, *_: words.append(text))
     c, s = np.cos(np.radians(25)), np.sin(np.radians(25))
     turned = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]])
     render_overlays(replace(volume, affine=turned @ volume.affine), Findings(), CARD, tmp_path)
@@ -199,7 +231,9 @@ def test_odd_proportions_are_drawn_within_bounds(tmp_path: Path, shape: tuple[in
             assert 768 <= image.width <= 1536 and 240 <= image.height <= 1800
 
 
-def test_a_human_left_lung_is_on_the_right_of_the_picture(data_dir: Path, tmp_path: Path) -> None:
+def test_a_human_left_lung_is_on_the_right_of_the_picture(
+    data_dir: Path, tmp_path: Path, words: list[str]
+) -> None:
     """On a real chest the outlines follow the lungs: dark within, on the proper sides."""
     case = data_dir / "ct-chest-lung1-001"
     volume = read_series(sorted((case / "dicom").glob("*.dcm"))).volume
