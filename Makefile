@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system check run bench bench-walk bench-encode evaluate constraints
+.PHONY: help demo test test-system test-viewers test-geometry check run bench bench-walk bench-encode evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,11 +16,19 @@ demo: ## set up all that is needed and show the whole way of a study (KEEP=1: le
 test: ## set up all that is needed and run every test but the long ones
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -m "not system"
+	$(BIN)/pytest -m "not system and not viewers"
 
 test-system: ## whole nodes, real peers, kill -9
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(BIN)/pytest -m system
+
+test-viewers: ## every kind of result in OHIF and dwv, in a real browser
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	$(BIN)/pytest -m viewers
+
+test-geometry: ## every way to sample a patient: the whole product of orientations, orders, tilts, containers
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	GEOMETRY=all $(BIN)/pytest tests/geometry
 
 check: ## ruff, mypy --strict, import contracts
 	$(BIN)/ruff check .

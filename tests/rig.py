@@ -54,6 +54,15 @@ def need(command: str) -> str:
     pytest.skip(f"{command} is not installed")
 
 
+def need_file(path: str) -> str:
+    """Return *path*; skip on a laptop without it, fail in CI."""
+    if not Path(path).exists():
+        if os.environ.get("CI"):
+            pytest.fail(f"{path} is missing on a CI machine")
+        pytest.skip(f"{path} is not installed")
+    return path
+
+
 @dataclass
 class RunningNode:
     """A node that `pacs-node up` runs for a test."""
@@ -173,16 +182,19 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path) -> Iterator[Orthanc]:
-    """Run a real Orthanc with a fresh store below *folder*."""
+def running_orthanc(folder: Path, *, dicomweb: bool = False) -> Iterator[Orthanc]:
+    """Run a real Orthanc with a fresh store below *folder*, with Debian's DICOMweb plug-in where asked."""
     program = need("Orthanc")
     http, dicom = free_port(), free_port()
-    settings = {
+    settings: dict[str, Any] = {
         "HttpPort": http, "DicomPort": dicom, "DicomAet": "ORTHANC", "StorageDirectory": str(folder / "orthanc"),
         "IndexDirectory": str(folder / "orthanc"), "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
         "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": True, "Plugins": [], "DicomScpTimeout": 60,
         "DicomModalitiesInDatabase": True, "StableAge": 1,
     }  # fmt: skip
+    if dicomweb:
+        settings["Plugins"] = [need_file("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")]
+        settings |= {"DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, "UnknownSopClassAccepted": True}
     (folder / "orthanc").mkdir()
     file = folder / "orthanc.json"
     file.write_text(json.dumps(settings), encoding="utf-8")

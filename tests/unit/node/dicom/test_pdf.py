@@ -63,7 +63,8 @@ def test_the_document_comes_last_where_a_profile_wants_it() -> None:
     """Only there."""
     sources = ct_series()
     made = encode(
-        two_lungs(sources), context_of(sources), (Profile(secondary_capture=False), Profile(name="paper", pdf=True, secondary_capture=False)),
+        two_lungs(sources), context_of(sources),
+        (Profile(secondary_capture=False), Profile(name="paper", pdf=True, secondary_capture=False)),
         Pictures(report=PDF),
     )  # fmt: skip
     assert [(one.role, one.profiles) for one in made][-1] == (ResultRole.PDF, {"paper"})
