@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from typing import TypeVar
 
 from models import catalogue
 from models.contract import Detection, Findings, Model, NotApplicable, Segment
@@ -30,6 +31,9 @@ log = logging.getLogger(__name__)
 
 _POLL = 0.2  # seconds between looks at the child
 _READING, _MODEL, _PICTURES = 0.15, 0.80, 0.05  # shares of the progress bar
+
+
+Found = TypeVar("Found", Segment, Detection)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,13 +77,14 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     except NotApplicable as why:
         raise ModelNotApplicable(str(why)) from why
     _check(findings, series)
+    placed = on_source_grid(findings, series)
     progress(1.0 - _PICTURES, "drawing")
-    pictures = request.folder / "pictures"
+    pictures, card = request.folder / "pictures", catalogue.card(request.model)
     pictures.mkdir(exist_ok=True)
-    card = catalogue.card(request.model)
-    render_overlays(series.volume, findings, card, pictures)
-    render_pages(series.volume, findings, card, pictures, series.source)
-    findings_io.save(request.folder, on_source_grid(findings, series))
+    measured = with_measures(findings, placed)
+    render_overlays(series.volume, measured, card, pictures)
+    render_pages(series.volume, measured, card, pictures, series.source)
+    findings_io.save(request.folder, placed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))
 
@@ -100,6 +105,19 @@ def on_source_grid(findings: Findings, series: LoadedSeries) -> Findings:
         segments=tuple(replace(one, mask=series.restore(one.mask)) for one in findings.segments),
         detections=tuple(replace(one, mask=series.restore(one.mask)) for one in findings.detections),
         remarks=tuple(dict.fromkeys(remarks)),
+    )
+
+
+def with_measures(findings: Findings, placed: Findings) -> Findings:
+    """Return *findings*, on the grid of the volume, with the sizes of the same findings *placed* on the source grid."""
+
+    def sized(one: Found, other: Found) -> Found:
+        return replace(one, volume_ml=other.volume_ml, measures=other.measures)
+
+    return replace(
+        findings,
+        segments=tuple(map(sized, findings.segments, placed.segments)),
+        detections=tuple(map(sized, findings.detections, placed.detections)),
     )
 
 

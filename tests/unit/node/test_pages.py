@@ -235,6 +235,18 @@ def test_images_without_numbers_of_their_own_are_not_numbered(
     assert not any("image 1" in one.text for one in texts if "left out" not in one.text)
 
 
+def test_frames_are_called_frames(volume: Volume, tmp_path: Path, texts: list[Written]) -> None:
+    """Of one multi-frame image all have one number; and a plane between two of them has no name."""
+    source = replace(measured((1, 0, 0, 0, 1, 0))[0], frames=tuple(range(21, 31)))
+    flat = replace(volume, affine=np.array([[0, 0, 2.0, 0], [0, 3.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]]))
+    render_pages(flat, Findings(), CARD, tmp_path, source)
+    assert any(one.text.startswith("axial, frame 26, H 10.0 mm") for one in texts)
+    texts.clear()
+    found = Findings(detections=(nodule(box(slice(11, 12), slice(18, 21), slice(5, 8)), flat),))
+    render_pages(flat, found, CARD, tmp_path, source)
+    assert any(one.text.startswith("axial, H 11.0 mm") for one in texts)
+
+
 def test_twenty_five_segments_stay_readable(volume: Volume, tmp_path: Path, texts: list[Written]) -> None:
     """Two columns, each name cut to its own, then how many more; each in three planes under a letter of its own."""
     name = "of a name that is longer than half a page is wide"
