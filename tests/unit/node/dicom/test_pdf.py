@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
@@ -64,6 +65,6 @@ def test_the_document_comes_last_where_a_profile_wants_it() -> None:
     sources = ct_series()
     made = encode(
         two_lungs(sources), context_of(sources), (Profile(), Profile(name="paper", pdf=True, secondary_capture=False)),
-        Pictures(report=PDF),
+        Pictures(pages=(np.zeros((4, 4, 3), np.uint8),), report=PDF),
     )  # fmt: skip
     assert [(one.role, one.profiles) for one in made][-1] == (ResultRole.PDF, {"paper"})
