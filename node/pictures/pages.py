@@ -168,7 +168,7 @@ def _close_up(scene: _Scene, row: Row, shape: Shape) -> Image.Image:
     bottom = _table(page, [row], (), _TOP + _LINE + _HALF[1] + 10)
     left, posterior, superior = detection.centre_mm
     where = f"Centre at {_towards(left, 'LR')}, {_towards(posterior, 'PA')}, {_towards(superior, 'HF')} mm."
-    _footer(page, scene, [where, *_values(detection)], bottom + 6)
+    _footer(page, scene, [where, *_values(detection, scene.volume.modality)], bottom + 6)
     return page
 
 
@@ -176,10 +176,11 @@ def _towards(mm: float, names: str) -> str:
     return f"{names[0] if mm >= 0 else names[1]} {abs(mm):.1f}"
 
 
-def _values(detection: Detection) -> Iterator[str]:
+def _values(detection: Detection, modality: str) -> Iterator[str]:
     found = detection.measures
     if found is not None and found.mean is not None and found.deviation is not None:
-        yield f"Values inside: mean {found.mean:.0f}, standard deviation {found.deviation:.0f}."
+        unit = " HU" if modality == "CT" else ""
+        yield f"Values inside: mean {found.mean:.0f}{unit}, standard deviation {found.deviation:.0f}{unit}."
 
 
 def _table(page: Image.Image, rows: Sequence[Row], missing: Sequence[str], top: int) -> int:

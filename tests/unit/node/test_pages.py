@@ -185,7 +185,7 @@ def test_axes_lie_on_what_was_measured(
     assert inside.take(plane.index, axis=plane.view.cut).any()
     render_pages(volume, Findings(detections=(detection,)), CARD, tmp_path, source)
     assert {"12.0 x 4.0 mm", "enlarged, long and short axis    W 400 L 40"} <= said(texts)
-    assert "Values inside: mean -20, standard deviation 7." in said(texts)
+    assert "Values inside: mean -20 HU, standard deviation 7 HU." in said(texts)
     assert any("image 105," in one.text for one in texts)
     with Image.open(tmp_path / "page-2.png") as image:
         crop = np.asarray(image)[118:618, 514:1014].astype(int)
