@@ -38,6 +38,9 @@ _POLL = 0.2  # seconds between looks at the child
 _READING, _MODEL, _PICTURES = 0.15, 0.80, 0.05  # shares of the progress bar
 
 
+Found = TypeVar("Found", Segment, Detection)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
     """One run of one model over one series."""
@@ -79,13 +82,14 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     except NotApplicable as why:
         raise ModelNotApplicable(str(why)) from why
     _check(findings, series, catalogue.card(request.model))
+    placed = on_source_grid(findings, series)
     progress(1.0 - _PICTURES, "drawing")
-    pictures = request.folder / "pictures"
+    pictures, card = request.folder / "pictures", catalogue.card(request.model)
     pictures.mkdir(exist_ok=True)
-    card = catalogue.card(request.model)
-    render_overlays(series.volume, findings, card, pictures)
-    render_pages(series.volume, findings, card, pictures, series.source)
-    findings_io.save(request.folder, on_source_grid(findings, series))
+    measured = with_measures(findings, placed)
+    render_overlays(series.volume, measured, card, pictures)
+    render_pages(series.volume, measured, card, pictures, series.source)
+    findings_io.save(request.folder, placed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))
 
@@ -108,9 +112,6 @@ def on_source_grid(findings: Findings, series: LoadedSeries) -> Findings:
         maps=tuple(replace(one, values=_float(series.restored(one.values))) for one in findings.maps),
         remarks=tuple(dict.fromkeys(remarks)),
     )
-
-
-Found = TypeVar("Found", Segment, Detection)
 
 
 def _placed(one: Found, mask: Mask, series: LoadedSeries) -> Found:
@@ -137,6 +138,19 @@ def _detected(one: Detection, series: LoadedSeries) -> Mask:
 
 def _float(values: NDArray[np.generic]) -> NDArray[np.float32]:
     return np.ascontiguousarray(values).astype(np.float32, copy=False)
+
+
+def with_measures(findings: Findings, placed: Findings) -> Findings:
+    """Return *findings*, on the grid of the volume, with the sizes of the same findings *placed* on the source grid."""
+
+    def sized(one: Found, other: Found) -> Found:
+        return replace(one, volume_ml=other.volume_ml, measures=other.measures)
+
+    return replace(
+        findings,
+        segments=tuple(map(sized, findings.segments, placed.segments)),
+        detections=tuple(map(sized, findings.detections, placed.detections)),
+    )
 
 
 def _check(findings: Findings, series: LoadedSeries, card: Card) -> None:

@@ -16,8 +16,9 @@ def measure(mask: Mask, values: NDArray[np.float32] | None, stack: Stack) -> Mea
     """Return what is measured of *mask* (slices, rows, columns) on the grid of *stack*.
 
     The volume counts voxels, each as deep as its slice reaches half the way to its neighbours. The long axis is the
-    longest straight line between the outer corners of pixels on one slice, the short axis the longest at right angles
-    to it on the same slice. *values* (slices, rows, columns) are the sources' own; None where they have no unit.
+    longest straight line between points of the outline as the report draws it, on any slice; the short axis is the
+    longest at right angles to it on the same slice. *values* (slices, rows, columns) are the sources' own; None where
+    they have no unit.
     Raises ValueError where the mask is empty.
     """
     counts = np.count_nonzero(mask, axis=(1, 2))
@@ -48,7 +49,7 @@ def _axes(mask: Mask, counts: NDArray[np.intp], stack: Stack) -> tuple[int, Ends
     scale = np.array([stack.pixel_spacing[1], stack.pixel_spacing[0]])
     best: tuple[float, int, Ends, NDArray[np.float64]] | None = None
     for place in np.flatnonzero(counts):
-        corners = _hull(_corners(mask[place]))  # (points, 2): column, row
+        corners = _hull(_edges(mask[place]))  # (points, 2): column, row
         first, second, length = _farthest(corners * scale)
         if best is None or length > best[0] + _UPRIGHT:
             ends = _ends(corners[first], corners[second])
@@ -61,13 +62,17 @@ def _ends(first: NDArray[np.float64], second: NDArray[np.float64]) -> Ends:
     return (float(first[0]), float(first[1])), (float(second[0]), float(second[1]))
 
 
-def _corners(plane: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The outer corners (column, row) of the first and the last pixel of each row: all that a hull can touch."""
-    rows = np.flatnonzero(plane.any(axis=1))
-    left = np.argmax(plane[rows], axis=1)
-    right = plane.shape[1] - np.argmax(plane[rows, ::-1], axis=1)
-    sides = np.concatenate([np.stack([left, rows], axis=1), np.stack([right, rows], axis=1)]).astype(np.float64)
-    return np.unique(np.concatenate([sides, sides + np.array([0.0, 1.0])]), axis=0)
+def _edges(plane: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The middles (column, row) of the outermost pixel edges of each row and column: what the drawn outline touches."""
+    points = []
+    for mask, order in ((plane, (1, 0)), (plane.T, (0, 1))):
+        lines = np.flatnonzero(mask.any(axis=1))
+        first = np.argmax(mask[lines], axis=1)
+        last = mask.shape[1] - np.argmax(mask[lines, ::-1], axis=1)
+        for across in (first, last):
+            pairs = np.stack([lines + 0.5, across.astype(np.float64)], axis=1)  # (along the lines, across them)
+            points.append(pairs[:, order])
+    return np.unique(np.concatenate(points), axis=0)
 
 
 def _hull(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -151,22 +151,24 @@ def fitted(plane: Plane, volume: Volume, box: tuple[int, int]) -> Plane:
     return replace(plane, pixels=(max(1, round(width_mm / mm)), max(1, round(height_mm / mm))), mm=mm)
 
 
-def place_words(plane: Plane, volume: Volume, stack: Stack | None, images: Sequence[int]) -> str:
-    """Return which plane it is: its name, the number of the source image that it is, and where it lies.
+def place_words(plane: Plane, volume: Volume, stack: Stack | None, images: Sequence[str]) -> str:
+    """Return which plane it is: its name, the source image that it is, and where it lies.
 
     The place is the distance from the patient's origin along the plane's normal, e.g. "H 12.5 mm". *images* are the
-    numbers of the source images, one per slice of *stack*; a plane across them has none.
+    names of the source images, one per slice of *stack*; a plane across them, or between two, has none.
     """
     along = volume.affine[:3, plane.view.cut] / np.linalg.norm(volume.affine[:3, plane.view.cut])
     index = [(n - 1) / 2 for n in volume.voxels.shape]
     index[plane.view.cut] = plane.index
     point = np.array(volume.to_patient((index[0], index[1], index[2])))
-    number = ""
-    if stack is not None and images and abs(float(along @ (normal := slice_normal(stack.orientation)))) > 0.999:
-        nearest = int(np.argmin(np.abs(stack.positions @ normal - point @ normal)))
-        number = f" image {images[nearest]},"
     height = float(along @ point)
-    return f"{plane.view.name},{number} {letters(along if height >= 0 else -along)} {abs(height):.1f} mm"
+    place = f"{letters(along if height >= 0 else -along)} {abs(height):.1f} mm"
+    image = ""
+    if stack is not None and images and abs(float(along @ (normal := slice_normal(stack.orientation)))) > 0.999:
+        away = np.abs(stack.positions @ normal - point @ normal)
+        if away.min() <= volume.spacing[plane.view.cut] / 4:
+            image = images[int(np.argmin(away))]
+    return ", ".join(part for part in (plane.view.name, image, place) if part)
 
 
 def draw(

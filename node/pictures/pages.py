@@ -63,7 +63,7 @@ class _Scene:
     shapes: tuple[Shape, ...]
     window: tuple[float, float]
     stack: Stack | None
-    images: tuple[int, ...]  # number of each source image, by slice
+    images: tuple[str, ...]  # name of each source image, by slice, e.g. "image 45"
     said: tuple[str, ...]  # remarks, as sentences
     limits: tuple[str, ...]
 
@@ -90,19 +90,20 @@ def render_pages(
 
 def _scene(volume: Volume, findings: Findings, card: Card, source: SourceSeries | None) -> _Scene:
     remarks = (*(source.remarks if source else ()), *findings.remarks)
-    numbers = [header.get("InstanceNumber") for header in source.headers] if source else []
     return _Scene(
         volume=volume, findings=findings, card=card, rows=rows_of(findings, card), shapes=shapes_of(findings, card),
         window=window_of(volume, card), stack=source.stack if source else None,
-        images=_images(source.frames if source and source.frames else numbers),
+        images=_images(source) if source else (),
         said=tuple(sentences(remarks)), limits=tuple(sentences(card.limits)),
     )  # fmt: skip
 
 
-def _images(numbers: Sequence[object]) -> tuple[int, ...]:
-    """The numbers of images by which a person finds them; none at all where they do not tell them apart."""
-    known = [int(str(one)) for one in numbers if str(one or "").isdigit()]
-    return tuple(known) if len(set(known)) == len(numbers) else ()
+def _images(source: SourceSeries) -> tuple[str, ...]:
+    """The names by which a person finds the source images; none at all where they do not tell them apart."""
+    word, numbers = "image", [str(header.get("InstanceNumber") or "") for header in source.headers]
+    if source.frames:
+        word, numbers = "frame", [str(frame) for frame in source.frames]
+    return tuple(f"{word} {number}" for number in numbers) if len({*numbers, ""}) == len(numbers) + 1 else ()
 
 
 def _page(card: Card) -> Image.Image:
@@ -167,7 +168,7 @@ def _close_up(scene: _Scene, row: Row, shape: Shape) -> Image.Image:
     bottom = _table(page, [row], (), _TOP + _LINE + _HALF[1] + 10)
     left, posterior, superior = detection.centre_mm
     where = f"Centre at {_towards(left, 'LR')}, {_towards(posterior, 'PA')}, {_towards(superior, 'HF')} mm."
-    _footer(page, scene, [where, *_values(detection)], bottom + 6)
+    _footer(page, scene, [where, *_values(detection, scene.volume.modality)], bottom + 6)
     return page
 
 
@@ -175,10 +176,11 @@ def _towards(mm: float, names: str) -> str:
     return f"{names[0] if mm >= 0 else names[1]} {abs(mm):.1f}"
 
 
-def _values(detection: Detection) -> Iterator[str]:
+def _values(detection: Detection, modality: str) -> Iterator[str]:
     found = detection.measures
     if found is not None and found.mean is not None and found.deviation is not None:
-        yield f"Values inside: mean {found.mean:.0f}, standard deviation {found.deviation:.0f}."
+        unit = " HU" if modality == "CT" else ""
+        yield f"Values inside: mean {found.mean:.0f}{unit}, standard deviation {found.deviation:.0f}{unit}."
 
 
 def _table(page: Image.Image, rows: Sequence[Row], missing: Sequence[str], top: int) -> int:

@@ -203,7 +203,8 @@ def _findings(findings: Findings, context: ResultContext) -> Iterator[Flowable]:
 
 def _table(rows: Sequence[Row], context: ResultContext) -> Table:
     valued = any(row.finding.measures is not None and row.finding.measures.mean is not None for row in rows)
-    names = ["", "Finding", "Volume", "Diameter", "Score", "Image", *(["Mean ± SD"] if valued else [])]
+    unit = ", HU" if context.sources[0].get("Modality") == "CT" else ""
+    names = ["", "Finding", "Volume", "Diameter", "Score", "Image", *([f"Mean ± SD{unit}"] if valued else [])]
     cells = [[Paragraph(name, _HEAD if place < 2 else _NUMBER_HEAD) for place, name in enumerate(names)]]
     for row in rows:
         numbers = [row.volume, row.size, row.score, _image(row.finding, context)] + ([_values(row)] if valued else [])

@@ -31,12 +31,12 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.system
 def test_the_same_study_run_twice_gives_the_same_bytes(study: Path, tmp_path: Path) -> None:
-    """SEG and SR are byte-equal, under the same SOP Instance UIDs."""
+    """SEG, SR and pages are byte-equal, under the same SOP Instance UIDs."""
     for name in ("first", "second"):
         done = run(study, "ct-lung-nodule", tmp_path / name, "--json")
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["detections"]
-    for name in ("ct-lung-nodule-seg.dcm", "ct-lung-nodule-sr.dcm"):
+    for name in (f"ct-lung-nodule-{role}.dcm" for role in ("seg", "sr", "sc", "sc-2", "sc-3")):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 
@@ -50,7 +50,9 @@ def test_the_results_say_what_the_phantom_contains(study: Path, tmp_path: Path) 
     volumes = sorted(m.value for m in read_measures(tmp_path / "ct-lung-sr.dcm") if "olume" in m.name)
     assert volumes == pytest.approx(sorted(segment.volume_ml for segment in lungs.values()), rel=1e-3)
     assert dcmread(tmp_path / "ct-lung-sr.dcm").ContentQualification == "RESEARCH"
-    assert len(list(tmp_path.glob("*.png"))) == 3
+    pictures = sorted(path.name for path in tmp_path.glob("*.png"))
+    assert pictures == ["axial.png", "coronal.png", "page-1.png", "sagittal.png"]
+    assert dcmread(tmp_path / "ct-lung-sc.dcm").BurnedInAnnotation == "YES"
 
 
 def test_a_folder_without_lungs_says_so_and_writes_nothing(tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_axes_lie_on_what_was_measured(
     assert inside.take(plane.index, axis=plane.view.cut).any()
     render_pages(volume, Findings(detections=(detection,)), CARD, tmp_path, source)
     assert {"12.0 x 4.0 mm", "enlarged, long and short axis    W 400 L 40"} <= said(texts)
-    assert "Values inside: mean -20, standard deviation 7." in said(texts)
+    assert "Values inside: mean -20 HU, standard deviation 7 HU." in said(texts)
     assert any("image 105," in one.text for one in texts)
     with Image.open(tmp_path / "page-2.png") as image:
         crop = np.asarray(image)[118:618, 514:1014].astype(int)
@@ -233,6 +233,18 @@ def test_images_without_numbers_of_their_own_are_not_numbered(
     source.headers[3].InstanceNumber = 100
     render_pages(volume, Findings(), CARD, tmp_path, source)
     assert not any("image 1" in one.text for one in texts if "left out" not in one.text)
+
+
+def test_frames_are_called_frames(volume: Volume, tmp_path: Path, texts: list[Written]) -> None:
+    """Of one multi-frame image all have one number; and a plane between two of them has no name."""
+    source = replace(measured((1, 0, 0, 0, 1, 0))[0], frames=tuple(range(21, 31)))
+    flat = replace(volume, affine=np.array([[0, 0, 2.0, 0], [0, 3.0, 0, 0], [1.0, 0, 0, 0], [0, 0, 0, 1]]))
+    render_pages(flat, Findings(), CARD, tmp_path, source)
+    assert any(one.text.startswith("axial, frame 26, H 10.0 mm") for one in texts)
+    texts.clear()
+    found = Findings(detections=(nodule(box(slice(11, 12), slice(18, 21), slice(5, 8)), flat),))
+    render_pages(flat, found, CARD, tmp_path, source)
+    assert any(one.text.startswith("axial, H 11.0 mm") for one in texts)
 
 
 def test_twenty_five_segments_stay_readable(volume: Volume, tmp_path: Path, texts: list[Written]) -> None:

@@ -6,8 +6,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from models.contract import Findings, Segment
 from node.errors import ChildDied, InputInvalid, OutputInvalid
 from node.testing import synthetic_ct, write_series
 from tests.unit.workers import misbehaving
@@ -92,3 +94,12 @@ def test_unreadable_input_is_the_input_s_fault(child: InferenceChild, tmp_path: 
     rubbish.write_bytes(b"not DICOM at all" * 20)
     with pytest.raises(InputInvalid):
         ask(child, (rubbish, rubbish, rubbish), "behaves", tmp_path)
+
+
+def test_what_is_drawn_has_the_sizes_that_are_reported() -> None:
+    """Pages and report name one volume: that of the source grid."""
+    mask = np.ones((2, 2, 2), dtype=np.bool_)
+    model = Findings(segments=(Segment(key="left-lung", mask=mask, volume_ml=1.0),))
+    placed = Findings(segments=(Segment(key="left-lung", mask=mask[:1], volume_ml=2.0),))
+    (drawn,) = inference.with_measures(model, placed).segments
+    assert drawn.volume_ml == 2.0 and drawn.mask is mask
