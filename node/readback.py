@@ -12,6 +12,9 @@ from pydicom import Dataset, dcmread
 from node.dicom.geometry import to_patient
 
 
+_TRACKING_IDENTIFIER = "112039"  # DCM; the meaning is in the report's language
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReadSegment:
     """What a received SEG says of one segment."""
@@ -85,7 +88,7 @@ def read_measures(path: Path) -> list[ReadMeasure]:
 
 def _collect(items: list[Dataset], tracking: str, found: list[ReadMeasure]) -> None:
     for item in items:
-        if item.ValueType == "TEXT" and _meaning(item) == "Tracking Identifier":
+        if item.ValueType == "TEXT" and str(item.ConceptNameCodeSequence[0].CodeValue) == _TRACKING_IDENTIFIER:
             tracking = str(item.TextValue)
     for item in items:
         if item.ValueType == "NUM" and item.get("MeasuredValueSequence"):

@@ -132,8 +132,14 @@ def context_for(services: Services, job: Job, paths: tuple[Path, ...]) -> Result
         sources=source.headers, frames=source.frames, card=catalogue.card(job.model), model_digest=job.model_digest,
         node=services.node, revision=job.revision, input_digest=job.input_digest, at=job.settled_at,
         predecessors={one.variant: _read(services, one, _IDENTIFIED_BY) for one in before if one.role == ResultRole.SR},
-        prior=_prior(services, [*before, *earlier], source.headers[0]),
+        prior=_prior(services, [*before, *earlier], source.headers[0]), history=_history(job, [*before, *earlier]),
     )  # fmt: skip
+
+
+def _history(job: Job, made: list[Result]) -> str:
+    """Return a digest of the earlier results of other jobs, which decide how things are called; "" where none is."""
+    uids = sorted(one.sop_uid for one in made if one.job_id != job.id)
+    return sha256_hex("\n".join(uids).encode()) if uids else ""
 
 
 def _prior(services: Services, made: list[Result], source: Dataset) -> tuple[Dataset, ...]:

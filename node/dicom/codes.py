@@ -26,18 +26,18 @@ DIAMETER = Code("81827009", "SCT", "Diameter")
 LONG_AXIS = Code("103339001", "SCT", "Long Axis")  # CID 7470
 SHORT_AXIS = Code("103340004", "SCT", "Short Axis")
 ATTENUATION = codes.DCM.AttenuationCoefficient
+DERIVATION = codes.DCM.Derivation
 MEAN = Code("373098007", "SCT", "Mean")  # CID 7464
 DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 MINIMUM = Code("255605001", "SCT", "Minimum")
 MAXIMUM = Code("56851009", "SCT", "Maximum")
-ABSENT = Code("2667000", "SCT", "Absent")  # CID 240
+ABSENT = Code("272519000", "SCT", "Absent")  # CID 240
 LEFT = Code("7771000", "SCT", "Left")
 RIGHT = Code("24028007", "SCT", "Right")
 MILLILITRE = Code("ml", "UCUM", "ml")
 MILLIMETRE = Code("mm", "UCUM", "mm")
 HOUNSFIELD = Code("[hnsf'U]", "UCUM", "Hounsfield unit")
 PERCENT = Code("%", "UCUM", "%")
-ENGLISH = Code("en", "RFC5646", "English")
 
 #: Procedure reported: the members of CID 100 that name no body part.
 _PROCEDURES = {

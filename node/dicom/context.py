@@ -48,6 +48,7 @@ class ResultContext:
     at: datetime  # aware; when the study settled: the source of every date and time that we write
     frames: tuple[int, ...] = ()  # where the sources are frames of multi-frame images: which frame (from 1) each is
     prior: tuple[Dataset, ...] = ()  # earlier segmentations, newest first: what they name keeps its identifier
+    history: str = ""  # digest of which earlier results of other jobs those are
     predecessors: Mapping[str, Dataset] = field(default_factory=dict)  # by variant: the report that is replaced
 
     def __post_init__(self) -> None:
@@ -66,7 +67,7 @@ class ResultContext:
     def uid(self, *parts: str | int) -> str:
         """Return the UID of *parts* of this result set: the same for every rerun of the same work."""
         study = str(self.sources[0].StudyInstanceUID)
-        work = (self.node.node_id, study, self.model_digest, self.revision, self.input_digest)
+        work = (self.node.node_id, study, self.model_digest, self.revision, self.input_digest, self.history)
         return derive_uid(self.node.uid_root, *work, *parts)
 
     def series_number(self, role: ResultRole) -> int:

@@ -10,6 +10,7 @@ and not found, and all remarks, stand under Qualitative Evaluations.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import highdicom as hd
 import numpy as np
@@ -18,11 +19,11 @@ from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
 
 from models.contract import Findings, Measures
-from node.dicom import codes
+from node.dicom import codes, language
 from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext, absent
 from node.dicom.identity import skeleton, sop_class, stamp
 from node.dicom.outline import largest_slice, outline
-from node.domain.profile import Profile, SrClass
+from node.domain.profile import Language, Profile, SrClass
 from node.domain.result import ResultRole
 from node.domain.uid import derive_uid
 
@@ -37,13 +38,14 @@ def encode_sr(
     The content is the same in both storage classes, but for its language.
     """
     variant = variant_of(profile)
+    spoken, excuse = _language(profile.language, context)
     sources = {str(one.SOPInstanceUID): one for one in context.sources}.values()  # multi-frame images once
     evidence = [skeleton(source, placed=context.is_placed) for source in sources]
     before = context.predecessors.get(variant)
     kind = hd.sr.ComprehensiveSR if profile.sr is SrClass.COMPREHENSIVE else hd.sr.Comprehensive3DSR
     report = kind(
         evidence=[*evidence, *(seg.dataset for seg in segs)],
-        content=_root(drawn, segs, findings, context),
+        content=_root(drawn, segs, replace(findings, remarks=(*findings.remarks, *excuse)), context, spoken),
         series_instance_uid=context.uid(ResultRole.SR, variant, "series"),
         series_number=context.series_number(ResultRole.SR),
         sop_instance_uid=context.uid(ResultRole.SR, variant, "instance", 0),
@@ -59,7 +61,29 @@ def encode_sr(
     if before is not None and before.SOPInstanceUID != report.SOPInstanceUID:  # a rerun replaces nothing
         report.PredecessorDocumentsSequence = [_predecessor(before)]
     stamp(report, context, library=True)
+    language.translate(report, spoken)
+    _tell_derivations(report)
     return report
+
+
+def _language(wanted: Language, context: ResultContext) -> tuple[Language, tuple[str, ...]]:
+    """The language to write in, and what is to be said where it is not the one that was wanted."""
+    if language.in_reach(context, wanted):
+        return wanted, ()
+    name = language.code_of(wanted).meaning
+    return Language.ENGLISH, (f"In English, as the character set of the images cannot be extended for {name}",)
+
+
+def _tell_derivations(report: Dataset) -> None:
+    """Name in words what sets several numbers of one concept apart: viewers show a number's own name alone."""
+    for item in report.get("ContentSequence", []):
+        _tell_derivations(item)
+        if item.ValueType != "NUM":
+            continue
+        for inner in item.get("ContentSequence", []):
+            if inner.ConceptNameCodeSequence[0].CodeValue == codes.DERIVATION.value:
+                name = item.ConceptNameCodeSequence[0]
+                name.CodeMeaning = f"{name.CodeMeaning}, {inner.ConceptCodeSequence[0].CodeMeaning}"
 
 
 def variant_of(profile: Profile) -> str:
@@ -77,11 +101,11 @@ def _predecessor(before: Dataset) -> Dataset:
 
 
 def _root(
-    drawn: Sequence[Region], segs: Sequence[EncodedSeg], findings: Findings, context: ResultContext
+    drawn: Sequence[Region], segs: Sequence[EncodedSeg], findings: Findings, context: ResultContext, spoken: Language
 ) -> Dataset:
     root = hd.sr.ContainerContentItem(name=codes.IMAGING_MEASUREMENT_REPORT, template_id="1500")
     content = hd.sr.ContentSequence()
-    content.extend(hd.sr.LanguageOfContentItemAndDescendants(CodedConcept.from_code(codes.ENGLISH)))
+    content.extend(hd.sr.LanguageOfContentItemAndDescendants(CodedConcept.from_code(language.code_of(spoken))))
     content.extend(_observer(context))
     content.append(
         hd.sr.CodeContentItem(
@@ -199,7 +223,7 @@ def _volumes(region: Region) -> Iterator[hd.sr.Measurement]:
 def _sizes(region: Region, context: ResultContext) -> Iterator[hd.sr.Measurement]:
     """Diameters and certainty of a detection; Hounsfield units of everything; nothing in mm without a scale."""
     found, measures = region.detection, region.measures
-    scaled = bool(context.sources[0].get("PixelSpacing"))
+    scaled = context.is_placed or _is_calibrated(context.sources[0])
     if found is not None and scaled:
         yield hd.sr.Measurement(codes.DIAMETER, round(found.diameter_mm, 2), codes.MILLIMETRE)
     if found is not None and scaled and measures is not None:
@@ -209,6 +233,18 @@ def _sizes(region: Region, context: ResultContext) -> Iterator[hd.sr.Measurement
         yield from _attenuation(measures)
     if found is not None:
         yield hd.sr.Measurement(codes.CERTAINTY, round(100 * found.score, 1), codes.PERCENT)
+
+
+def _is_calibrated(source: Dataset) -> bool:
+    """Return whether the PixelSpacing of a projection *source* is that in the patient (PS3.3 10.7.1.3).
+
+    Equal to that at the detector, or without a word on it, it may be larger than the patient by some tenths.
+    """
+    spacing, detector = source.get("PixelSpacing"), source.get("ImagerPixelSpacing")
+    if not spacing:
+        return False
+    differs = bool(detector) and not np.allclose(np.array(spacing, float), np.array(detector, float))
+    return differs or source.get("PixelSpacingCalibrationType") in ("GEOMETRY", "FIDUCIAL")
 
 
 def _attenuation(measures: Measures) -> Iterator[hd.sr.Measurement]:

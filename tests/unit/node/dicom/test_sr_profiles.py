@@ -109,8 +109,7 @@ def x_ray() -> tuple[Dataset, ...]:
 def test_an_x_ray_gets_an_outline_with_numbers_and_no_segmentation(scaled: bool) -> None:
     """Viewers fail on segmentations of projections. Without a calibrated scale nothing is said in millimetres."""
     sources = x_ray()
-    if not scaled:
-        del sources[0].PixelSpacing
+    sources[0].ImagerPixelSpacing = [0.7 * 1.1, 0.9 * 1.1] if scaled else sources[0].PixelSpacing
     mask = box(sources, slice(0, 1), slice(3, 9), slice(4, 8))
     found = Detection(
         key="nodule", mask=mask, centre_mm=(0, 0, 0), diameter_mm=6.0, volume_ml=0.0, score=0.9, site="left-lung"

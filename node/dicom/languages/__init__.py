@@ -1,0 +1,1 @@
+"""Words of our reports in other languages, one file each."""
