@@ -11,7 +11,6 @@ from pydicom import Dataset, dcmread
 
 from node.dicom.geometry import to_patient
 
-
 _TRACKING_IDENTIFIER = "112039"  # DCM; the meaning is in the report's language
 
 

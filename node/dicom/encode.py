@@ -14,7 +14,10 @@ from pydicom.filewriter import dcmwrite
 from models.contract import Findings
 from node.dicom.context import NodeIdentity, Pictures, Region, ResultContext, ResultObject, regions
 from node.dicom.gate import check, check_findings
+from node.dicom.gsps import encode_gsps
+from node.dicom.kos import encode_kos
 from node.dicom.pdf import encode_pdf
+from node.dicom.pm import encode_pm
 from node.dicom.sc import encode_sc
 from node.dicom.seg import encode_segs
 from node.dicom.segframes import PER_FRAME
@@ -58,13 +61,22 @@ def _encode_one(
     segs = encode_segs(drawn, context, profile) if profile.seg is not SegType.NONE else ()
     for seg in segs:
         yield make_object(ResultRole.SEG, seg.dataset, str(profile.seg))
+    made = [seg.dataset for seg in segs]
+    for one in encode_pm(findings, context) if profile.parametric_map else ():
+        made.append(one)
+        yield make_object(ResultRole.PM, one)
     if profile.sr is not SrClass.NONE:
-        yield make_object(ResultRole.SR, encode_sr(drawn, segs, findings, context, profile), variant_of(profile))
+        made.append(encode_sr(drawn, segs, findings, context, profile))
+        yield make_object(ResultRole.SR, made[-1], variant_of(profile))
     if profile.secondary_capture:
         for page in encode_sc(pictures, drawn, context):
             yield make_object(ResultRole.SC, page)
     if profile.pdf:
         yield make_object(ResultRole.PDF, encode_pdf(pictures, drawn, context))
+    if profile.presentation_state and drawn:
+        yield make_object(ResultRole.GSPS, encode_gsps(drawn, context))
+    if profile.key_images and drawn:
+        yield make_object(ResultRole.KOS, encode_kos(drawn, made, context))
 
 
 def make_object(role: ResultRole, dataset: Dataset, variant: str = "") -> ResultObject:

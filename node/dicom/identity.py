@@ -46,7 +46,7 @@ _LOSS = ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompr
 _EQUIPMENT = (
     "Manufacturer", "ManufacturerModelName", "SoftwareVersions", "DeviceSerialNumber", "InstitutionName", "StationName",
 )  # fmt: skip
-_DOCUMENTS = frozenset({"SR", "DOC"})  # modalities of what has no body part
+_DOCUMENTS = frozenset({"SR", "DOC", "KO"})  # modalities of what has no body part
 #: Defined terms of Body Part Examined (PS3.16 annex L) of which the body has one.
 _UNPAIRED = frozenset({
     "ABDOMEN", "ABDOMENPELVIS", "AORTA", "BACK", "BLADDER", "BRAIN", "CEREBELLUM", "CERVIX", "CHEST", "CHESTABDOMEN",
@@ -130,6 +130,18 @@ def key_sources(drawn: Sequence[Region], context: ResultContext) -> tuple[int, .
     """Return the slices to look at: where each region is largest; the middle one where nothing is drawn."""
     largest = {largest_slice(region.mask) for region in drawn}
     return tuple(sorted(largest)) or (len(context.sources) // 2,)
+
+
+def referenced_series(context: ResultContext) -> Dataset:
+    """Return all sources by name (PS3.3 C.12.4): what was looked at, drawn on or not; multi-frame images once."""
+    series = Dataset()
+    series.SeriesInstanceUID = context.sources[0].SeriesInstanceUID
+    series.ReferencedInstanceSequence = []
+    for uid, source in {str(one.SOPInstanceUID): one for one in context.sources}.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class(source), uid
+        series.ReferencedInstanceSequence.append(item)
+    return series
 
 
 def say_side(result: Dataset) -> None:

@@ -14,7 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 
 from node.dicom import codes
 from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext
-from node.dicom.identity import check_source, code_item, equip, sop_class, stamp
+from node.dicom.identity import check_source, code_item, equip, referenced_series, sop_class, stamp
 from node.dicom.segframes import Frame, describe_frames, pack_bits, pack_bytes, pack_labels, touches
 from node.domain.profile import Profile, SegType, Split
 from node.domain.result import ResultRole
@@ -104,7 +104,7 @@ def _encode(
     seg.Modality, seg.ImageType = "SEG", ["DERIVED", "PRIMARY"]
     seg.FrameOfReferenceUID = context.sources[0].FrameOfReferenceUID
     seg.PositionReferenceIndicator = context.sources[0].get("PositionReferenceIndicator") or None
-    seg.ReferencedSeriesSequence = [_referenced_series(context)]
+    seg.ReferencedSeriesSequence = [referenced_series(context)]
     seg.ContentLabel, seg.ContentDescription = "AI_RESULT", DISCLAIMER
     seg.ContentCreatorName = f"{codes.plain(context.node.model_name, 62)}^"  # one component: a device, not a person
     seg.SegmentSequence = [_segment(place, one, context) for place, one in enumerate(regions, start=1)]
@@ -228,18 +228,6 @@ def _on_slice(place: int, context: ResultContext) -> Dataset:
     made = Dataset()
     made.DerivationImageSequence, made.PlanePositionSequence = [derivation], [position]
     return made
-
-
-def _referenced_series(context: ResultContext) -> Dataset:
-    """All sources by name (PS3.3 C.12.4): also those without a voxel were looked at; multi-frame images once."""
-    series = Dataset()
-    series.SeriesInstanceUID = context.sources[0].SeriesInstanceUID
-    series.ReferencedInstanceSequence = []
-    for uid, source in {str(one.SOPInstanceUID): one for one in context.sources}.items():
-        item = Dataset()
-        item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class(source), uid
-        series.ReferencedInstanceSequence.append(item)
-    return series
 
 
 # -- segments

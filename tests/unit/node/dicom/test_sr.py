@@ -124,7 +124,7 @@ def test_nothing_found_is_said_in_code_and_in_words(sources: tuple[Dataset, ...]
     """No segmentation is made; the report names what was looked for."""
     (report,) = set_of(sources, Findings(), NODULE_CARD)
     evaluations = named(report, "Qualitative Evaluations")[0]
-    assert named(evaluations, "Nodule")[0].ConceptCodeSequence[0].CodeValue == "2667000"
+    assert named(evaluations, "Nodule")[0].ConceptCodeSequence[0].CodeValue == "272519000"
     assert "No lung nodule found" in comments(report)
     assert named(report, "Imaging Measurements") == []
 
