@@ -173,15 +173,15 @@ class Orthanc:
 
 
 @contextmanager
-def running_orthanc(folder: Path, **more: Any) -> Iterator[Orthanc]:
-    """Run a real Orthanc with a fresh store below *folder*, and *more* of its settings."""
+def running_orthanc(folder: Path) -> Iterator[Orthanc]:
+    """Run a real Orthanc with a fresh store below *folder*."""
     program = need("Orthanc")
     http, dicom = free_port(), free_port()
     settings = {
         "HttpPort": http, "DicomPort": dicom, "DicomAet": "ORTHANC", "StorageDirectory": str(folder / "orthanc"),
         "IndexDirectory": str(folder / "orthanc"), "RemoteAccessAllowed": False, "AuthenticationEnabled": False,
         "DicomAlwaysAllowStore": True, "DicomAlwaysAllowFind": True, "Plugins": [], "DicomScpTimeout": 60,
-        "DicomModalitiesInDatabase": True, "StableAge": 1, **more,
+        "DicomModalitiesInDatabase": True, "StableAge": 1,
     }  # fmt: skip
     (folder / "orthanc").mkdir()
     file = folder / "orthanc.json"

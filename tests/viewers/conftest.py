@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from models.contract import Card, Findings
 from node.dicom.context import Pictures, ResultObject
-from node.dicom.encode import encode, write_bytes
+from node.dicom.encode import encode
 from node.domain.profile import Profile
 from node.testing import part10
-from tests.rig import Orthanc, running_orthanc
+from tests.rig import Orthanc, need_file, running_orthanc
 from tests.viewers.dwv import PAGE, Dwv
 from tests.viewers.ohif import Ohif
-from tests.viewers.packages import absent, package
+from tests.viewers.packages import package
 from tests.viewers.phantom import Source
 from tests.viewers.site import Site, served
 
-CHROMIUM = Path("/usr/bin/chromium")
-DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 FLAGS = [
     "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
     "--ignore-gpu-blocklist", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -36,10 +32,7 @@ OUT = Path(__file__).with_name("out")
 @pytest.fixture(scope="session")
 def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """A real Orthanc with DICOMweb."""
-    if not DICOMWEB.is_file():
-        absent("the package orthanc-dicomweb is not installed")
-    more: dict[str, Any] = {"Plugins": [str(DICOMWEB)], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
-    with running_orthanc(tmp_path_factory.mktemp("orthanc"), **more) as one:
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), dicomweb=True) as one:
         yield one
 
 
@@ -61,10 +54,9 @@ def site(orthanc: Orthanc, files: Path) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        absent(f"{CHROMIUM} is not installed")
+    chromium = need_file("/usr/bin/chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield started
         started.close()
 
@@ -92,19 +84,19 @@ class Archive:
         self, source: Source, findings: Findings, card: Card, profile: Profile, pictures: Pictures | None = None
     ) -> tuple[ResultObject, ...]:
         """Encode as the product does, and store images first, then results in the order in which they are sent."""
-        made = encode(findings, source.context(card), (profile,), pictures or Pictures())
-        self.store(source.study, [part10(ds) for ds in source.instances], [write_bytes(one) for one in made])
-        return made
-
-    def store(self, study: str, images: Sequence[bytes], results: Sequence[bytes]) -> None:
-        """Store a study in Orthanc and as files."""
-        folder = self.files / study
+        made = encode(findings, source.context(card), (profile,), pictures)
+        named = [(f"ct-{number:03d}.dcm", part10(ds)) for number, ds in enumerate(source.instances)]
+        named += [(f"{one.role}-{number:03d}.dcm", one.data) for number, one in enumerate(made)]
+        folder = self.files / source.study
         folder.mkdir()
-        named = [(f"ct-{i:03d}.dcm", data) for i, data in enumerate(images)]
-        named += [(f"result-{i:03d}.dcm", data) for i, data in enumerate(results)]
         for name, data in named:
             (folder / name).write_bytes(data)
             self.orthanc.call("/instances", data)
+        return made
+
+    def paths(self, study: str, what: str) -> list[str]:
+        """Return where the site has the files of one role ("ct": of the source)."""
+        return [f"/files/{study}/{file.name}" for file in sorted((self.files / study).glob(f"{what}-*"))]
 
 
 @pytest.fixture(scope="session")

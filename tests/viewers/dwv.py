@@ -11,7 +11,7 @@ from playwright.sync_api import Browser
 from tests.viewers.picture import Picture
 
 #: dwv is a module; what it imports are scripts that leave a global name, which the import map gives it.
-PAGE = b"""<!doctype html><html><head><meta charset="utf-8"><title>dwv</title>
+PAGE = b"""<!doctype html><html><head><meta charset="utf-8"><title>dwv</title><link rel="icon" href="data:,">
 <style>body { margin: 0; background: black } #layerGroup0 { position: relative; width: 800px; height: 800px }
 .layer { position: absolute; left: 0; top: 0 }</style>
 <script src="/jszip/dist/jszip.min.js"></script><script src="/konva/konva.min.js"></script>
@@ -51,7 +51,7 @@ window.segments = () => {
     sum[3] += Math.floor(at / (size[0] * size[1]));
   });
   return Object.fromEntries(Object.entries(sums).map(([value, [n, x, y, z]]) => [value, {
-    voxels: n, column: x / n, row: y / n, slice: z / n, first: image.getGeometry().getOrigins()[0].toString()
+    voxels: n, column: x / n, row: y / n, slice: z / n, origin: image.getGeometry().getOrigins()[0].getValues()
   }]));
 };
 window.ready = true;

@@ -32,9 +32,9 @@ class Shown:
     complaints: tuple[str, ...]  # console errors, script errors, answers of 400 and more that are not allowed
 
     @property
-    def number(self) -> int:
-        """The instance number of the slice that is shown."""
-        return int(re.findall(r"I: *(\d+)", self.place)[0])
+    def position(self) -> int:
+        """Which slice of the stack is shown, from 1; 0 where the viewport does not say."""
+        return _position(self.place)
 
 
 class Ohif:
@@ -94,11 +94,11 @@ class Viewer:
         """Return the modalities of the series in the list."""
         return self._page.locator('[data-cy="series-modality-label"]').all_inner_texts()
 
-    def open(self, modality: str) -> None:
-        """Open the series of *modality*, as a double click does, and take it over where OHIF asks."""
-        label = self._page.locator('[data-cy="series-modality-label"]', has_text=re.compile(f"^{modality}$"))
+    def open(self, modality: str, *, asked: bool = True) -> None:
+        """Open the series of *modality* by a double click; a segmentation is taken over where OHIF *asked* for it."""
+        label = self._page.locator('[data-cy="series-modality-label"]', has_text=re.compile(f"^({modality})$"))
         self._page.locator('[data-cy^="study-browser-thumbnail"]').filter(has=label).first.dblclick()
-        if modality == "SEG":
+        if modality == "SEG" and asked:
             self._page.get_by_role("button", name="Yes").first.click(timeout=_OPENED * 1000)
         if modality in _PANELS:
             self._page.locator(f'[data-cy="{_PANELS[modality]}"]').first.click()
@@ -122,8 +122,13 @@ class Viewer:
 
     def position(self) -> int:
         """Return which slice of the stack is shown, from 1; 0 where the viewport does not say."""
-        found = re.search(r"\((\d+)/", self.place())
-        return int(found.group(1)) if found else 0
+        return _position(self.place())
+
+    def next(self) -> None:
+        """Go on to the next thing that the report points at."""
+        before = self.place()
+        self._page.locator('[data-cy="viewport-action-arrows-right"]').first.click()
+        self._wait(_PAINTED, lambda: self.place() != before)
 
     def rest(self, until: Callable[[Picture], bool] = lambda _: True) -> Shown:
         """Return what is shown once it meets *until* and no longer changes, or after a while."""
@@ -148,6 +153,15 @@ class Viewer:
         """Wait until *text* stands somewhere on the page; return whether it does."""
         return self._wait(_OPENED, lambda: text in self._page.locator("body").inner_text())
 
+    def wait_for_complaint(self, part: str) -> bool:
+        """Wait until something was complained of; return whether it was."""
+        return self._wait(_OPENED, lambda: any(part in one for one in self._complaints))
+
     def _labels(self) -> list[str]:
         rows = self._page.locator('[data-cy="data-row"]').all_inner_texts()
         return [re.sub(r"^\d+\s*", "", row).strip() for row in rows]
+
+
+def _position(place: str) -> int:
+    found = re.search(r"\((\d+)/", place)
+    return int(found.group(1)) if found else 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.uid import EnhancedCTImageStorage
 
-from models.contract import Card, Code, Detection, Findings, Segment, SegmentKind
+from models.contract import Card, Code, Detection, Findings, MapKind, Segment, SegmentKind, ValueMap
 from node.dicom.context import NodeIdentity, ResultContext
 from node.testing import synthetic_ct
 
@@ -53,14 +53,14 @@ HEART = Shape(middle=(12, 162, 160), half=(6, 26, 26))  # reaches into the left 
 NODULE = Shape(middle=(14, 96, 58), half=(2.5, 9, 9))  # in the right lung, above its middle
 
 RIGHT_KIND = SegmentKind(
-    key="right-lung", label="Right lung", category=_ANATOMY, type=_LUNG, colour=(250, 120, 40), laterality=_RIGHT
+    key="right-lung", label="Right lung", category=_ANATOMY, type=_LUNG, colour=(240, 60, 50), laterality=_RIGHT
 )
 LEFT_KIND = SegmentKind(
-    key="left-lung", label="Left lung", category=_ANATOMY, type=_LUNG, colour=(50, 110, 250), laterality=_LEFT
+    key="left-lung", label="Left lung", category=_ANATOMY, type=_LUNG, colour=(150, 60, 250), laterality=_LEFT
 )
-HEART_KIND = SegmentKind(key="heart", label="Heart", category=_ANATOMY, type=_HEART, colour=(230, 50, 200))
+HEART_KIND = SegmentKind(key="heart", label="Heart", category=_ANATOMY, type=_HEART, colour=(40, 210, 60))
 NODULE_KIND = SegmentKind(
-    key="nodule", label="Lung nodule", category=_ABNORMAL, type=_NODULE, colour=(40, 230, 60), site=_LUNG
+    key="nodule", label="Lung nodule", category=_ABNORMAL, type=_NODULE, colour=(240, 220, 40), site=_LUNG
 )
 ORGANS = Card(
     name="ct-organs", title="Organs", version="1.2.0", kind="segmentation", purpose="test of viewers", modality="CT",
@@ -70,6 +70,18 @@ NODULES = replace(
     ORGANS, name="ct-nodules", title="Lung nodules", kind="detection", segments=(NODULE_KIND,),
     sites=(RIGHT_KIND, LEFT_KIND),
 )  # fmt: skip
+
+
+MAPPED = replace(
+    ORGANS, name="ct-map", title="Likelihood",
+    maps=(
+        MapKind(
+            key="likelihood", label="Likelihood", quantity=Code(value="113075", scheme="DCM", meaning="Probability"),
+            unit=Code(value="1", scheme="UCUM", meaning="no units"),
+        ),
+    ),
+)  # fmt: skip
+COLOURS = {kind.key: kind.colour for kind in (RIGHT_KIND, LEFT_KIND, HEART_KIND, NODULE_KIND)}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,6 +103,25 @@ class Source:
         """How wide the images are."""
         return int(self.headers[0].Columns)
 
+    def position(self, place: int) -> int:
+        """Return where OHIF shows slice *place* of the phantom, from 1: images from the head on, frames as numbered."""
+        index = self.places.index(place)
+        return self.frames[index] if self.frames else len(self.headers) - index
+
+    def patient(
+        self, index: float, row: float, column: float, origin: Sequence[float] | None = None
+    ) -> tuple[float, float, float]:
+        """Return the patient position (L, P, S) in mm of a voxel of an even stack (PS3.3 C.7.6.2.1.1).
+
+        *origin* is the first pixel's, where the slices are not counted from the first of this series.
+        """
+        first = self.headers[0]
+        cosines = np.array(first.ImageOrientationPatient, float)
+        across, down, up = cosines[:3], cosines[3:], np.cross(cosines[:3], cosines[3:])
+        steps = up * SPACING[0] * index + down * SPACING[1] * row + across * SPACING[2] * column
+        left, posterior, superior = np.array(origin or first.ImagePositionPatient, float) + steps
+        return float(left), float(posterior), float(superior)
+
     def mask(self, shape: Shape) -> NDArray[np.bool_]:
         """Return the voxels of *shape* in the slices that this series has, (slices, rows, columns)."""
         kept: NDArray[np.bool_] = shape.on(self.columns)[list(self.places)]
@@ -110,8 +141,8 @@ def axial(study: str, *, columns: int = COLUMNS, orientation: Sequence[float] = 
     values = _values(columns)
     made = synthetic_ct(
         slices=SLICES, rows=ROWS, columns=columns, spacing=SPACING, orientation=tuple(orientation), uid_prefix=study,
-        corner=(-150.0, -150.0, 40.0), series_number=2, series_description="Phantom", patient_id="VIEWERS-1",
-        patient_name="PHANTOM^VIEWERS",
+        corner=(-150.0, -150.0, 40.0), series_number=2, series_description="Phantom",
+        patient_id=f"VIEWERS-{study[-9:]}", patient_name="PHANTOM^VIEWERS",  # else every study is a prior of the next
     )  # fmt: skip
     for ds, plane in zip(made, values, strict=True):
         ds.PixelData = (plane + 1024).astype("<i2").tobytes()
@@ -292,25 +323,46 @@ SOURCES: dict[str, Callable[[str], Source]] = {
 }  # fmt: skip
 
 
-def organs(source: Source, *shapes: tuple[str, Shape]) -> Findings:
-    """Return the given organs as findings: by default both lungs."""
-    wanted = shapes or (("right-lung", RIGHT_LUNG), ("left-lung", LEFT_LUNG))
-    return Findings(segments=tuple(_segment(key, source.mask(shape)) for key, shape in wanted))
+def organs(source: Source, shapes: Mapping[str, Shape] | None = None) -> Findings:
+    """Return organs as findings, by default both lungs."""
+    wanted = shapes or {"right-lung": RIGHT_LUNG, "left-lung": LEFT_LUNG}
+    made = [(key, source.mask(shape)) for key, shape in wanted.items()]
+    return Findings(segments=tuple(Segment(key=key, mask=mask, volume_ml=_ml(mask)) for key, mask in made))
 
 
-def _segment(key: str, mask: NDArray[np.bool_]) -> Segment:
-    return Segment(key=key, mask=mask, volume_ml=round(float(mask.sum()) * float(np.prod(SPACING)) / 1000, 3))
+def _ml(mask: NDArray[np.bool_]) -> float:
+    return float(mask.sum()) * float(np.prod(SPACING)) / 1000
 
 
 def one_nodule(source: Source) -> Findings:
     """Return the nodule as a detection."""
     mask = source.mask(NODULE)
     slices, rows, columns = (float(axis.mean()) for axis in np.nonzero(mask))
-    header = source.headers[round(slices)]
-    corner, cosines = np.array(header.ImagePositionPatient, float), np.array(header.ImageOrientationPatient, float)
-    left, posterior, superior = corner + cosines[:3] * SPACING[2] * columns + cosines[3:] * SPACING[1] * rows
     found = Detection(
-        key="nodule", mask=mask, centre_mm=(float(left), float(posterior), float(superior)), diameter_mm=21.6,
-        volume_ml=round(float(mask.sum()) * float(np.prod(SPACING)) / 1000, 3), score=0.87, site="right-lung",
+        key="nodule", mask=mask, centre_mm=source.patient(slices, rows, columns), diameter_mm=21.6,
+        volume_ml=_ml(mask), score=0.87, site="right-lung",
     )  # fmt: skip
     return Findings(detections=(found,))
+
+
+def likelihood(source: Source) -> Findings:
+    """Return a map that is high in the right lung, lower in the left, and nothing elsewhere."""
+    values = 0.9 * source.mask(RIGHT_LUNG) + 0.4 * source.mask(LEFT_LUNG)
+    return Findings(maps=(ValueMap(key="likelihood", values=values.astype(np.float32)),))
+
+
+def pdf() -> bytes:
+    """Return a printed page of one red square (PDF 1.4), left of the middle and near the top."""
+    draw = b"0.94 0.24 0.2 rg 60 560 180 180 re f"
+    objects = (
+        b"<</Type/Catalog/Pages 2 0 R>>", b"<</Type/Pages/Kids[3 0 R]/Count 1>>",
+        b"<</Type/Page/Parent 2 0 R/MediaBox[0 0 595 842]/Contents 4 0 R/Resources<<>>>>",
+        b"<</Length %d>>stream\n%s\nendstream" % (len(draw), draw),
+    )  # fmt: skip
+    made, places = b"%PDF-1.4\n", []
+    for number, one in enumerate(objects, start=1):
+        places.append(len(made))
+        made += b"%d 0 obj%s endobj\n" % (number, one)
+    table = b"".join(b"%010d 00000 n \n" % place for place in places)
+    end = b"trailer<</Size 5/Root 1 0 R>>\nstartxref\n%d\n%%%%EOF\n" % len(made)
+    return made + b"xref\n0 5\n0000000000 65535 f \n" + table + end
