@@ -17,9 +17,9 @@ from node.dicom.context import Pictures
 from node.dicom.encode import encode
 from node.domain.profile import Language, Profile, SegType, Split, SrClass
 from tests.geometry.sources import Grid
+from tests.integration.studies import GRID, Case, study, write
 from tests.integration.test_validators import PIXELMED, PIXELMED_LIMITS, faults, missing, said, tool
 from tests.unit.node.dicom.conftest import NODULE_CARD, box, context_of, ct_series, nodules
-from tests.viewers.studies import GRID, Case, study, write
 
 PICTURES = Pictures(pages=(np.full((64, 48, 3), 90, np.uint8),) * 2, report=b"%PDF-1.4\n%%EOF\n")
 PROFILES = {

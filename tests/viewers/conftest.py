@@ -1,7 +1,8 @@
-"""A PACS, the viewers in front of it, and a browser; one of each for all cases."""
+"""One Orthanc, one browser and one web server for all viewer tests; every case brings a study of its own."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,23 +10,46 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from models.contract import Card, Findings
+from node.dicom.context import Pictures, ResultObject
+from node.dicom.encode import encode
+from node.domain.profile import Profile
+from node.testing import part10
 from tests.rig import Orthanc, need_file, running_orthanc
-from tests.viewers.packages import OHIF, dwv_page, fetched
-from tests.viewers.serve import served
+from tests.viewers.dwv import PAGE, Dwv
+from tests.viewers.ohif import Ohif
+from tests.viewers.packages import package
+from tests.viewers.phantom import Source
+from tests.viewers.site import Site, served
 
-#: Software rendering of WebGL 2: there is no graphics card where tests run.
-ARGUMENTS = [
+FLAGS = [
     "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader",
-    "--ignore-gpu-blocklist", "--disable-background-networking", "--no-first-run",
-]  # fmt: skip
+    "--ignore-gpu-blocklist", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip  # a graphics card made of software
+OUT = Path(__file__).with_name("out")
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Where viewers find studies."""
+@pytest.fixture(scope="session")
+def orthanc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    """A real Orthanc with DICOMweb."""
+    with running_orthanc(tmp_path_factory.mktemp("orthanc"), dicomweb=True) as one:
+        yield one
 
-    orthanc: Orthanc
-    ohif: str  # address
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder from which a viewer without DICOMweb takes its files."""
+    return tmp_path_factory.mktemp("files")
+
+
+@pytest.fixture(scope="session")
+def site(orthanc: Orthanc, files: Path) -> Iterator[Site]:
+    """Both viewers."""
+    folders = {"/": package("@ohif/app") / "dist", "/files/": files, "/dwv/": package("dwv") / "dist"}
+    folders |= {f"/{name}/": package(name) for name in ("jszip", "konva", "magic-wand-tool")}
+    with served(Site(folders, orthanc.http, pages={"/dwv.html": PAGE})) as one:
+        yield one
 
 
 @pytest.fixture(scope="session")
@@ -33,32 +57,57 @@ def browser() -> Iterator[Browser]:
     """Debian's Chromium without a window."""
     chromium = need_file("/usr/bin/chromium")
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        started = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         yield started
         started.close()
 
 
 @pytest.fixture(scope="session")
-def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    """Orthanc with DICOMweb, and OHIF in front of it on one origin."""
-    files = fetched(OHIF) / "dist"
-    pacs = tmp_path_factory.mktemp("pacs")
-    with (
-        running_orthanc(pacs, dicomweb=True) as orthanc,
-        served(files, f"http://127.0.0.1:{orthanc.http}") as address,
-    ):
-        yield Stage(orthanc, address)
+def ohif(browser: Browser, site: Site) -> Ohif:
+    """The real OHIF."""
+    return Ohif(browser, site.address)
 
 
 @pytest.fixture(scope="session")
-def dwv_folder() -> Path:
-    """dwv and what it imports."""
-    return dwv_page()
+def dwv(browser: Browser, site: Site) -> Dwv:
+    """The real dwv."""
+    return Dwv(browser, site.address)
+
+
+@dataclass
+class Archive:
+    """Studies and their results, put where the viewers find them."""
+
+    orthanc: Orthanc
+    files: Path
+
+    def keep(
+        self, source: Source, findings: Findings, card: Card, profile: Profile, pictures: Pictures | None = None
+    ) -> tuple[ResultObject, ...]:
+        """Encode as the product does, and store images first, then results in the order in which they are sent."""
+        made = encode(findings, source.context(card), (profile,), pictures)
+        named = [(f"ct-{number:03d}.dcm", part10(ds)) for number, ds in enumerate(source.instances)]
+        named += [(f"{one.role}-{number:03d}.dcm", one.data) for number, one in enumerate(made)]
+        folder = self.files / source.study
+        folder.mkdir()
+        for name, data in named:
+            (folder / name).write_bytes(data)
+            self.orthanc.call("/instances", data)
+        return made
+
+    def paths(self, study: str, what: str) -> list[str]:
+        """Return where the site has the files of one role ("ct": of the source)."""
+        return [f"/files/{study}/{file.name}" for file in sorted((self.files / study).glob(f"{what}-*"))]
 
 
 @pytest.fixture(scope="session")
-def screenshots() -> Path:
-    """Where pictures of the screen are kept for people to look at."""
-    folder = Path(__file__).parent / "out"
-    folder.mkdir(exist_ok=True)
-    return folder
+def archive(orthanc: Orthanc, files: Path) -> Archive:
+    """Where studies are put."""
+    return Archive(orthanc, files)
+
+
+@pytest.fixture
+def study(request: pytest.FixtureRequest) -> str:
+    """A Study Instance UID that only this test has: the same in every run."""
+    digest = hashlib.sha256(request.node.nodeid.encode()).digest()
+    return f"2.25.{int.from_bytes(digest[:12], 'big')}"

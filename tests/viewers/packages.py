@@ -1,4 +1,4 @@
-"""The viewers, fetched from npm by exact version and checked against the digest that they were first seen with."""
+"""The viewers: packages of exact versions, fetched once by npm, checked against the lock file beside this one."""
 
 from __future__ import annotations
 
@@ -9,84 +9,66 @@ import os
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
 
-OHIF = (
-    "@ohif/app", "3.13.2",
-    "WZdxmpmG7rqFgW9ZJLcbgr3XCtLi1KDNPoMaeY5PPe6j4G4fjEjjkycZM6C6Zk2F87BKxFfpq+jd5xXZB9E8EA==",
-)  # fmt: skip
-DWV = (
-    "dwv", "0.36.4",
-    "kXGlujGcCKSJD6s0THa2z4Kn/aVCdltvbgrn8g2WcTA8TgLZJHp6Z0Tbu3gxkerIaMCrTC4TbaWJI0nq9tPAFg==",
-)  # fmt: skip
-#: What dwv imports, and the bundler that makes one module of each.
-BESIDE_DWV = ("jszip@3.10.1", "konva@10.2.0", "magic-wand-tool@1.1.7", "esbuild@0.27.0")
+from tests.rig import need
+
+LOCK = Path(__file__).with_name("packages.json")
 
 
-def cache() -> Path:
-    """Where packages are kept between runs."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = base / "pacs-ai-node" / "viewers"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+class Altered(Exception):
+    """A package's bytes are not those that the lock file names."""
 
 
-def missing(what: str) -> None:
-    """Skip on a laptop, fail in CI."""
+def package(name: str) -> Path:
+    """Return the unpacked package *name*; skip where npm cannot fetch it, fail in CI.
+
+    Raises Altered where what came is not what the lock file names: that never passes for "not there".
+    """
+    locked = json.loads(LOCK.read_text(encoding="utf-8"))[name]
+    kept = _cache() / f"{name.replace('/', '-').lstrip('@')}-{locked['version']}"
+    mark = kept / ".integrity"  # written before the folder gets its name: a folder without it was cut off
+    if mark.is_file() and mark.read_text(encoding="utf-8") == locked["integrity"]:
+        return kept / "package"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
+        archive = _fetch(name, locked["version"], Path(scratch))
+        _check(archive, locked["integrity"])
+        fresh = Path(scratch) / "fresh"
+        with tarfile.open(archive) as tar:
+            tar.extractall(fresh, filter="data")
+        (fresh / mark.name).write_text(locked["integrity"], encoding="utf-8")
+        shutil.rmtree(kept, ignore_errors=True)
+        fresh.rename(kept)
+    return kept / "package"
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "pacs-ai-node" / "viewers"
+
+
+def _fetch(name: str, version: str, folder: Path) -> Path:
+    command = [need("npm"), "pack", "--silent", f"{name}@{version}"]
+    ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=280, check=False)
+    archives = list(folder.glob("*.tgz"))
+    if ran.returncode != 0 or len(archives) != 1:
+        absent(f"npm could not fetch {name} {version}: {ran.stderr[-400:]}")
+    return archives[0]
+
+
+def _check(archive: Path, integrity: str) -> None:
+    """Compare with Subresource Integrity, as npm's own lock files write it."""
+    found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if found != integrity:
+        raise Altered(f"{archive.name} is {found}, the lock file says {integrity}")
+
+
+def absent(what: str) -> None:
+    """Skip, saying what is not there; fail where CI promises it."""
     if os.environ.get("CI"):
-        pytest.fail(f"{what} on a CI machine")
+        pytest.fail(what)
     pytest.skip(what)
-
-
-def fetched(package: tuple[str, str, str]) -> Path:
-    """Return the unpacked package."""
-    name, version, digest = package
-    folder = cache() / f"{name.replace('/', '-').strip('@')}-{version}"
-    if (folder / "done").is_file():
-        return folder / "package"
-    if shutil.which("npm") is None:
-        missing("npm is not installed, so viewers cannot be fetched")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    run = subprocess.run(
-        ["npm", "pack", f"{name}@{version}", "--json", "--pack-destination", str(folder)],
-        capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    if run.returncode:
-        missing(f"{name} {version} could not be fetched")
-    archive = folder / json.loads(run.stdout)[0]["filename"].replace("@", "").replace("/", "-")
-    found = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
-    if found != digest:
-        raise AssertionError(f"{name} {version} is not what it was: {found}")
-    with tarfile.open(archive) as packed:
-        packed.extractall(folder, filter="data")
-    archive.unlink()
-    (folder / "done").touch()
-    return folder / "package"
-
-
-def dwv_page() -> Path:
-    """Return a folder with dwv and its imports as modules that a browser loads."""
-    package = fetched(DWV)
-    folder = cache() / f"dwv-page-{DWV[1]}"
-    if (folder / "done").is_file():
-        return folder
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "build").mkdir(parents=True)
-    run = subprocess.run(
-        ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts=false", *BESIDE_DWV],
-        cwd=folder / "build", capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
-    if run.returncode:
-        missing("what dwv needs could not be fetched")
-    for name in ("jszip", "konva", "magic-wand-tool"):
-        subprocess.run(
-            ["node_modules/.bin/esbuild", f"node_modules/{name}", "--bundle", "--format=esm",
-             f"--outfile=../{name}.js", "--log-level=error"],
-            cwd=folder / "build", check=True, timeout=120,
-        )  # fmt: skip
-    shutil.copytree(package / "dist", folder / "dwv")
-    (folder / "done").touch()
-    return folder
