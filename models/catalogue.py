@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from models.contract import Card, Code, Model, SegmentKind
+from models.contract import Card, Code, MapKind, Model, SegmentKind
 
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
@@ -50,13 +50,16 @@ def card(name: str) -> Card:
 
 def _card(values: dict[str, Any]) -> Card:
     segments, sites = tuple(map(_kind, values["segment"])), tuple(map(_kind, values.get("site", [])))
+    maps = tuple(map(_map, values.get("map", [])))
     keys = [kind.key for kind in (*segments, *sites)]
     if not segments or len(set(keys)) < len(keys):
         raise ValueError(f"segments and sites need one key each, and there must be a segment: {keys}")
+    if len({kind.key for kind in maps}) < len(maps):
+        raise ValueError(f"maps need one key each: {[kind.key for kind in maps]}")
     return Card(
         name=values["name"], title=values["title"], version=values["version"],
         kind=_one_of(_KINDS, values["kind"], "kind"), purpose=values["purpose"], modality=values["modality"],
-        segments=segments, sites=sites, limits=tuple(values["limits"]),
+        segments=segments, sites=sites, maps=maps, limits=tuple(values["limits"]),
         figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
         window=_window(values.get("window")),
@@ -110,3 +113,10 @@ def _kind(values: dict[str, Any]) -> SegmentKind:
         site=Code(**values["site"]) if "site" in values else None,
         laterality=Code(**values["laterality"]) if "laterality" in values else None,
     )  # fmt: skip
+
+
+def _map(values: dict[str, Any]) -> MapKind:
+    quantity, unit = Code(**values["quantity"]), Code(**values["unit"])
+    if unit.scheme != "UCUM":
+        raise ValueError(f"the unit of {values['key']!r} is of {unit.scheme!r}; units are of UCUM")
+    return MapKind(key=values["key"], label=values["label"], quantity=quantity, unit=unit)

@@ -1,4 +1,7 @@
-"""Solid lung nodules on chest CT: blobs of the lung field that have a nodule's shape."""
+"""Solid lung nodules on chest CT: blobs of the lung field that have a nodule's shape.
+
+Beside its marks the model tells what it nearly marked: a map of every region that it rated above 0.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.contract import Detection, Findings, Mask, Model, NotApplicable, Progress, Volume
+from models.contract import Detection, Findings, Mask, Model, NotApplicable, Progress, ValueMap, Volume
 from models.ct_lung_nodule.filters import blobs
-from models.ct_lung_nodule.shapes import Region, region_of, score
+from models.ct_lung_nodule.shapes import Grid, Region, region_of, score
 from models.lungs import Lungs, closed, segment_lungs
 
 _SIGMAS = (1.6, 2.2, 3.0, 4.0, 5.4, 7.2, 9.4)  # mm: diameters of about 5 to 33 mm
@@ -34,15 +37,21 @@ class NoduleModel:
         if volume.spacing[0] > _THICKEST + 0.01:
             raise NotApplicable(f"slices lie {volume.spacing[0]:.1f} mm apart; nodules need at most {_THICKEST:g} mm")
         lungs = segment_lungs(volume, lambda done, stage: progress(0.4 * done, stage))
+        scores: Grid = np.zeros(volume.voxels.shape, np.float32)  # pages that stay 0 are never written: they cost nothing
         found: list[Detection] = []
         for place, (site, lung) in enumerate((("left-lung", lungs.left), ("right-lung", lungs.right))):
             progress(0.4 + 0.3 * place, f"looking for nodules in the {site.replace('-', ' ')}")
             if lung.any():
-                found += self._in_lung(volume, lung, site)
+                found += self._in_lung(volume, lung, site, scores)
         found.sort(key=lambda one: (-one.score, one.centre_mm))
-        return Findings(detections=tuple(found[:_MOST_MARKS]), remarks=_remarks(lungs))
+        marks = tuple(found[:_MOST_MARKS])
+        for mark in reversed(marks):  # where a candidate overlaps a mark, the mark's own score stands
+            scores[mark.mask] = mark.score
+        maps = (ValueMap(key="candidates", values=scores),)
+        return Findings(detections=marks, maps=maps, remarks=_remarks(lungs))
 
-    def _in_lung(self, volume: Volume, lung: Mask, site: str) -> list[Detection]:
+    def _in_lung(self, volume: Volume, lung: Mask, site: str, scores: Grid) -> list[Detection]:
+        """Return the marks of one lung; every candidate's score goes into *scores* (z, y, x), the higher one wins."""
         box = _box_around(lung, 3)
         field = _field(lung[box], volume.spacing)
         values = np.where(field, np.clip(volume.voxels[box], -1000.0, 150.0), _BACKGROUND).astype(np.float32)
@@ -52,7 +61,10 @@ class NoduleModel:
             if taken[blob.index]:
                 continue
             region = region_of(blob, values, volume.voxels[box], volume.spacing)
-            if region is None or (rating := score(region, blob)) < _LEAST_SCORE:
+            if region is None or (rating := score(region, blob)) <= 0:
+                continue
+            _raise_to(scores[box][region.box], region.mask, rating)
+            if rating < _LEAST_SCORE:
                 continue
             if not (taken[region.box] & region.mask).any():
                 taken[region.box] |= region.mask
@@ -74,6 +86,11 @@ def _field(lung: Mask, spacing: tuple[float, float, float]) -> Mask:
 def _box_around(mask: Mask, margin: int) -> tuple[slice, ...]:
     (box,) = ndimage.find_objects(mask.astype(np.uint8))
     return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape, strict=True))
+
+
+def _raise_to(scores: Grid, mask: Mask, rating: float) -> None:
+    """Let *scores* be at least *rating* inside *mask*."""
+    scores[mask] = np.maximum(scores[mask], np.float32(round(rating, 4)))
 
 
 def _detection(volume: Volume, region: Region, box: tuple[slice, ...], site: str, rating: float) -> Detection:
