@@ -37,7 +37,7 @@ class NoduleModel:
         if volume.spacing[0] > _THICKEST + 0.01:
             raise NotApplicable(f"slices lie {volume.spacing[0]:.1f} mm apart; nodules need at most {_THICKEST:g} mm")
         lungs = segment_lungs(volume, lambda done, stage: progress(0.4 * done, stage))
-        scores: Grid = np.zeros(volume.voxels.shape, np.float32)  # pages that stay 0 are never written: they cost nothing
+        scores: Grid = np.zeros(volume.voxels.shape, np.float32)  # what stays 0 costs nothing
         found: list[Detection] = []
         for place, (site, lung) in enumerate((("left-lung", lungs.left), ("right-lung", lungs.right))):
             progress(0.4 + 0.3 * place, f"looking for nodules in the {site.replace('-', ' ')}")
