@@ -154,13 +154,12 @@ class _Examination:
         return list(found.values())
 
     def _of_study(self, session: Session, without: Collection[str]) -> list[_Candidate]:
-        """Return the other jobs of the study whose results existed when the instance came, the newest first."""
+        """Return the other jobs of the study that have results, the newest first."""
         results: dict[str, list[OwnResult]] = {}
         for result in verdicts.own_of_study(session, self._pending.study_uid):
             results.setdefault(result.job_id, []).append(result)
         wanted = [job_id for job_id in results if job_id not in without]
-        older = verdicts.jobs_before(session, wanted, self._pending.kept_at)
-        return [_Candidate(job=job, results=results[job.id]) for job in older]
+        return [_Candidate(job=job, results=results[job.id]) for job in verdicts.jobs_of(session, wanted)]
 
     def _report_by_tracking(self, candidates: Sequence[_Candidate], named: References) -> list[_Candidate]:
         found = [one for one in candidates if self._tracking_uids(one) & named.tracking]
@@ -171,13 +170,17 @@ class _Examination:
     def _by_structure(
         self, session: Session, candidates: Sequence[_Candidate], infos: Sequence[SegmentInfo], named: References
     ) -> list[_Candidate]:
-        """Return, for each model, its newest job over the same source series; no segment is given to two models."""
+        """Return, for each model, its newest job over the same source series; no segment is given to two models.
+
+        What came before a result was there says nothing of it, however alike the two are.
+        """
         found: list[_Candidate] = []
+        older = verdicts.ready_before(session, [one.job.id for one in candidates], self._pending.kept_at)
         free = list(infos)
         models: set[str] = set()
         for one in candidates:
             same = one.job.series_uid in named.series or verdicts.input_uids(session, one.job.id) & named.instances
-            if not same or one.job.model in models or not _segmentations(one.results):
+            if one.job.id not in older or not same or one.job.model in models or not _segmentations(one.results):
                 continue
             models.add(one.job.model)
             if self._claim(one, free, MatchedBy.STRUCTURE, is_by_structure):

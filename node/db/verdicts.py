@@ -30,6 +30,7 @@ from node.domain.verdict import (
     Verdict,
     VerdictKind,
     detail_of,
+    dice_text,
     figures,
     standing,
 )
@@ -121,18 +122,18 @@ def settle(session: Session, pending: Pending, found: Sequence[NewVerdict], *, a
     for one in found:
         if _insert(session, pending, one):
             judgement, who = one.judgement, pending.calling_ae
-            what, detail = f"verdict {judgement.kind}", sentence(judgement, one.matched_by)
+            what, detail = f"verdict {judgement.kind}", f"{in_words(judgement)}; matched by {one.matched_by}"
             events.record(session, what, who=who, at=at, detail=detail, job_id=one.job.id)
     if trouble:
         what, who = "verdict unreadable", pending.calling_ae
         events.record(session, what, who=who, at=at, detail=trouble, study_uid=pending.study_uid)
 
 
-def sentence(judgement: Judgement, matched_by: MatchedBy) -> str:
-    """Return a verdict's event: figures and reason, and never a text of the object itself."""
-    dice = f"Dice {judgement.dice:.3f}, " if judgement.dice is not None else ""
-    volume = f"volume {judgement.volume_change:+.1f} %, " if judgement.volume_change is not None else ""
-    return f"{dice}{volume}{judgement.reason}; matched by {matched_by}"
+def in_words(one: Judgement | Verdict) -> str:
+    """Return figures and reason in a line, without a text of the object itself."""
+    dice = f"Dice {dice_text(one.dice)}, " if one.dice is not None else ""
+    volume = f"volume {one.volume_change:+.1f} %, " if one.volume_change is not None else ""
+    return f"{dice}{volume}{one.reason}"
 
 
 def _insert(session: Session, pending: Pending, new: NewVerdict) -> bool:
@@ -172,15 +173,21 @@ def _own(session: Session, mine: ColumnElement[bool]) -> list[OwnResult]:
     ]
 
 
-def jobs_before(session: Session, job_ids: Collection[str], before: datetime) -> list[Job]:
-    """Return these jobs as far as their results existed *before* that time, the newest revision first."""
-    ready = select(EventRow.job_id).where(EventRow.what == "result_ready", EventRow.at <= before)
+def jobs_of(session: Session, job_ids: Collection[str]) -> list[Job]:
+    """Return these jobs, the newest revision first."""
     rows = session.scalars(
         select(JobRow)
-        .where(JobRow.id.in_(list(job_ids)), JobRow.id.in_(ready))
+        .where(JobRow.id.in_(list(job_ids)))
         .order_by(JobRow.revision.desc(), JobRow.created_at.desc(), JobRow.id)
     )
     return [jobs.to_domain(row) for row in rows]
+
+
+def ready_before(session: Session, job_ids: Collection[str], before: datetime) -> frozenset[str]:
+    """Return those of these jobs whose results existed at that time."""
+    ready = (EventRow.what == "result_ready") & (EventRow.at <= before)
+    rows = session.scalars(select(EventRow.job_id).where(EventRow.job_id.in_(list(job_ids)), ready))
+    return frozenset(row for row in rows if row)
 
 
 def input_uids(session: Session, job_id: str) -> frozenset[str]:

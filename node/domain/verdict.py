@@ -92,6 +92,11 @@ class Verdict:
     detail: dict[str, Any]  # {"segments": [...], "changes": [...]}, see `detail_of`
 
 
+def dice_text(value: float) -> str:
+    """Return a Dice coefficient with three decimals; only equal voxels are "1.000"."""
+    return f"{value if value == 1 else min(value, 0.999):.3f}"
+
+
 def detail_of(judgement: Judgement) -> dict[str, Any]:
     """Return what is kept as JSON of *judgement*: each segment with its figures, each change of a report."""
     segments = [
