@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydicom.sr.codedict import codes
 
 from models import catalogue
-from node.db import verdicts
+from node.db import jobs, verdicts
 from node.db.session import Database, open_engine
 from node.db.tables import VerdictRow
 from node.domain.verdict import Change, MatchedBy, VerdictKind
@@ -67,17 +67,17 @@ def page(scene: Scene) -> Iterator[httpx.Client]:
         yield client
 
 
-def judged(scene: Scene, kind: VerdictKind, *, dice: float | None = None, model: str = "ct-lung", text: str = "") -> str:
+def judged(
+    scene: Scene, kind: VerdictKind, *, dice: float | None = None, model: str = "ct-lung", text: str = ""
+) -> str:
     """Deliver a job and give it a verdict; return the job's id."""
     job_id = scene.job(model=model)
     scene.finish(scene.publish(scene.start()))
-    give(scene, job_id, kind, dice=dice, text=text, model=model)
+    give(scene, job_id, kind, dice=dice, text=text)
     return job_id
 
 
-def give(
-    scene: Scene, job_id: str, kind: VerdictKind, *, dice: float | None = None, text: str = "", model: str = "ct-lung"
-) -> None:
+def give(scene: Scene, job_id: str, kind: VerdictKind, *, dice: float | None = None, text: str = "") -> None:
     """Record a verdict on a job; *text* stands where somebody outside can write."""
     scene.clock.forward(seconds=1)
     segment = {
@@ -85,12 +85,12 @@ def give(
         "dice": dice, "volume_ml_ours": 2000.0, "volume_ml_theirs": 1900.0,
     }  # fmt: skip
     with scene.database.transaction() as session:
-        study = session.connection().exec_driver_sql(f"SELECT study_uid FROM job WHERE id = '{job_id}'").scalar()  # noqa: S608
+        job = jobs.get(session, job_id)
         scene.count += 1
         row = VerdictRow(
-            job_id=job_id, study_uid=study, model=model, model_digest="5" * 64, sop_uid=f"2.25.{scene.count}",
-            content_sha="c" * 64, kind=kind, matched_by=MatchedBy.STRUCTURE, at=scene.clock(), calling_ae=text or "PACS",
-            dice=dice, volume_change=None if dice is None else -5.0, reason=text or "of 1 segments 1 changed",
+            job_id=job_id, study_uid=job.study_uid, model=job.model, model_digest=job.model_digest,
+            sop_uid=f"2.25.{scene.count}", content_sha="c" * 64, kind=kind, matched_by=MatchedBy.STRUCTURE,
+            at=scene.clock(), calling_ae=text or "PACS", dice=dice, volume_change=None if dice is None else -5.0, reason=text or "of 1 segments 1 changed",
             detail={"segments": [segment] if dice is not None else [], "changes": [text] if text else []},
         )  # fmt: skip
         session.add(row)
