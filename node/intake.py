@@ -8,11 +8,12 @@ from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from node.db import jobs, results, studies
+from node.db import jobs, results, studies, verdicts
 from node.db.session import Database
 from node.dicom.geometry import orientation_name
 from node.dicom.header import read_facts
 from node.domain.study import InstanceFacts
+from node.domain.verdict import BEARERS
 from node.errors import StoreFull, UnreadableInstance
 from node.store import Store, sha256_hex
 
@@ -52,8 +53,12 @@ class Intake:
 
     def _record(self, kept: studies.Kept) -> None:
         with self._database.transaction() as session:
-            own = kept.facts.manufacturer == self._manufacturer or studies.is_own_result(session, kept.facts.sop_uid)
-            new = studies.keep_instance(session, kept, wakes=not own)
+            ours = studies.is_own_result(session, kept.facts.sop_uid)
+            bearer = kept.facts.sop_class in BEARERS  # what may bear a verdict: no model reads it, so it wakes nobody
+            wakes = not (ours or bearer or kept.facts.manufacturer == self._manufacturer)
+            new = studies.keep_instance(session, kept, wakes=wakes)
+            if new and bearer and not ours:  # an edited result may keep our Manufacturer: only its UID decides
+                verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
             if new and studies.is_in_conflict(session, kept.facts.study_uid):
                 for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
                     results.cancel_open(session, job_id, at=kept.at)

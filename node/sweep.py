@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -16,6 +17,7 @@ from node.planning import settle_quiet
 from node.processes import is_dead
 from node.settings import Settings
 from node.store import Store
+from node.verdicts import look_at_pending
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +42,18 @@ class Sweep:
 
     def round(self) -> None:
         """Do everything that is due now. One part that fails delays no other; each is tried again next round."""
-        for part in (self._settle, self._free_abandoned, self._wake, self._relay, self._ring_again, self._care):
+        for part in self._parts():
             try:
                 part()
             except BrokerAway as why:
                 log.warning("doorbells wait: %s", why)
             except Exception as why:  # noqa: BLE001  # the outermost frame of the sweep: its other parts go on, this one comes again
                 log.error("a part of the sweep failed: %s", failure(why), extra={"part": part.__name__})
+
+    def _parts(self) -> tuple[Callable[[], None], ...]:
+        """The parts of a round; what may take seconds comes last."""
+        quick = (self._settle, self._free_abandoned, self._wake, self._relay, self._ring_again, self._care)
+        return (*quick, self._look_at_verdicts)
 
     def _settle(self) -> None:
         settle_quiet(self.database, self.settings.rules, quiet=self.settings.quiet_period, now=self.now())
@@ -99,6 +106,9 @@ class Sweep:
                 self.broker.ring(topic, job_id)
                 self._rung[job_id] = now
         self._rung = {job_id: at for job_id, at in self._rung.items() if now - at < 6 * _RING_AGAIN}
+
+    def _look_at_verdicts(self) -> None:
+        look_at_pending(self.database, self.store, now=self.now)
 
     def _care(self) -> None:
         if self._cared is not None and self.now() - self._cared < _CARE_EVERY:

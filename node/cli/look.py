@@ -13,7 +13,7 @@ from models import catalogue
 from node import __version__
 from node.bootstrap import Services
 from node.cli.common import AsJson, Home, app, open_node, out, print_json
-from node.db import events, jobs, results, studies
+from node.db import events, jobs, results, studies, verdicts
 from node.domain.job import Job, JobState
 from node.errors import BrokerAway
 from node.supervisor import running_roles
@@ -74,9 +74,11 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
         story = events.story(session, job_id=job.id)
         made = results.results_of(session, job.id)
         deliveries = results.deliveries_of(session, job.id)
+        given = verdicts.list_verdicts(session, job_ids=[job.id])
     pictures = sorted(services.store.pictures(job.id).glob("*.png"))
     if json:
-        print_json({"job": job, "events": story, "results": made, "deliveries": deliveries, "pictures": pictures})
+        told = {"job": job, "events": story, "results": made, "deliveries": deliveries, "verdicts": given}
+        print_json({**told, "pictures": pictures})
         return
     out.print(f"[bold]{job.model}[/] on study {job.study_uid} (revision {job.revision})")
     out.print(f"{job.state} {escape(job.reason)}")
@@ -89,6 +91,9 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
         out.print(f"  {role:<4} to {delivery.peer}: {tries} {escape(delivery.reason)}")
     for result in made:
         out.print(f"  {result.role.upper():<4} {services.store.path(result.path)}")
+    for verdict in given:
+        said = f"verdict {verdict.kind} ({verdict.matched_by}): {verdicts.in_words(verdict)}"
+        out.print(f"  {_time(verdict.at)}  {escape(said)}  [dim]{escape(verdict.calling_ae)}[/]")
     for picture in pictures:
         out.print(f"  picture {picture}")
 

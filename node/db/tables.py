@@ -223,3 +223,34 @@ class DeliveryRow(Base):
     lease_until: Mapped[datetime | None]
     last_status: Mapped[str] = mapped_column(String(8), default="")
     reason: Mapped[str] = mapped_column(default="")
+
+
+class VerdictRow(Base):
+    """What one radiologist's object says of the results of one job; a second one is a second row."""
+
+    __tablename__ = "verdict"
+    __table_args__ = (UniqueConstraint("sop_uid", "content_sha", "job_id"),)
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(36), ForeignKey("job.id"), index=True)
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"))  # of the job
+    model: Mapped[str] = mapped_column(String(64))
+    model_digest: Mapped[str] = mapped_column(String(64))  # as it was when the verdict came
+    sop_uid: Mapped[str] = mapped_column(Uid)  # of the object that bears it
+    content_sha: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(16))
+    matched_by: Mapped[str] = mapped_column(String(32))
+    at: Mapped[datetime] = mapped_column(index=True)  # when the object was received
+    calling_ae: Mapped[str]
+    dice: Mapped[float | None]
+    volume_change: Mapped[float | None]  # percent of ours
+    reason: Mapped[str]
+    detail: Mapped[dict[str, Any]]
+
+
+class VerdictPendingRow(Base):
+    """A received instance that may bear a verdict and was not looked at yet: written with the instance's own row."""
+
+    __tablename__ = "verdict_pending"
+    instance_id: Mapped[int] = mapped_column(BigId, ForeignKey("instance.id"), primary_key=True, autoincrement=False)
+    tries: Mapped[int] = mapped_column(default=0)
+    not_before: Mapped[datetime] = mapped_column(index=True)

@@ -26,7 +26,7 @@ from node.db import lookups
 from node.db.session import Database
 from node.settings import Settings
 from node.store import Store
-from node.web import words
+from node.web import metrics, words
 from node.web.acts import Acts, Failures
 from node.web.guard import Guard, Tokens
 from node.web.live import Live
@@ -78,6 +78,9 @@ def _routes(pages: Pages, acts: Acts, live: Live) -> list[BaseRoute]:
         Route("/job/{job_id}/pictures/{name}", pages.picture),
         Route("/job/{job_id}/retry", acts.retry, methods=["POST"]),
         Route("/job/{job_id}/cancel", acts.cancel, methods=["POST"]),
+        Route("/models", pages.models),
+        Route("/models/part", pages.models_part),
+        Route("/metrics", partial(metrics.show, pages.database)),
         Route("/study/{study_uid}", pages.study),
         Route("/study/{study_uid}/part", pages.study_part),
         Route("/live", stream),

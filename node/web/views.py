@@ -13,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
-from node.db import events, jobs, lookups, results, studies
+from node.db import events, jobs, lookups, results, studies, verdicts
 from node.db.session import Database
 from node.domain.job import ENDED, Job, JobState
 from node.domain.result import Delivery
 from node.domain.study import StudyState
+from node.domain.verdict import Verdict
 from node.store import Store
+from node.verdicts import model_version
 from node.web import words
 from node.web.guard import Tokens
 
@@ -50,6 +52,7 @@ class JobLine:
     took: str  # from settling to the end, or to now
     parked: bool
     tokens: dict[str, str]  # by verb
+    verdict: Verdict | None  # the one that counts
 
     @property
     def unfinished(self) -> bool:
@@ -107,6 +110,14 @@ class Pages:
         """The part of a study's page that changes."""
         return self._render(request, "_study.html", self._study(request.path_params["study_uid"]))
 
+    def models(self, request: Request) -> Response:
+        """How the results of each model fared with radiologists."""
+        return self._render(request, "models.html", self._models())
+
+    def models_part(self, request: Request) -> Response:
+        """The part of the models' page that changes."""
+        return self._render(request, "_models.html", self._models())
+
     def picture(self, request: Request) -> Response:
         """One overlay picture of a job: only a name that its folder lists is ever opened."""
         with self.database.reading() as session:
@@ -135,12 +146,17 @@ class Pages:
         """Return rows, the newest planned first: an order that stays while jobs move on."""
         labels = lookups.labels_of(session, {job.study_uid for job in found})
         ordered = sorted(found, key=lambda job: (job.created_at, job.id), reverse=True)
-        return [self._line(job, labels[job.study_uid], parked=job.id in parked) for job in ordered]
+        counting = verdicts.standing_of(session, {job.id for job in found})
+        return [
+            self._line(job, labels[job.study_uid], parked=job.id in parked, verdict=counting.get(job.id))
+            for job in ordered
+        ]
 
-    def _line(self, job: Job, label: lookups.Label, *, parked: bool) -> JobLine:
+    def _line(self, job: Job, label: lookups.Label, *, parked: bool, verdict: Verdict | None) -> JobLine:
         until = job.updated_at if job.state in ENDED else self.now()
         tokens = {verb: self.tokens.make(verb, job.id) for verb in ("retry", "cancel")}
-        return JobLine(job=job, label=label, took=words.span(until - job.settled_at), parked=parked, tokens=tokens)
+        took = words.span(until - job.settled_at)
+        return JobLine(job=job, label=label, took=took, parked=parked, tokens=tokens, verdict=verdict)
 
     def _study_table(self, group: str) -> dict[str, Any]:
         with self.database.reading() as session:
@@ -158,8 +174,11 @@ class Pages:
             choices = studies.choices_of(session, job.study_uid)
             story = events.story(session, job_id=job.id)
             deliveries = results.deliveries_of(session, job.id)
+            given = verdicts.list_verdicts(session, job_ids=[job.id])
+            counting = verdicts.standing_of(session, [job.id]).get(job.id)
             facts = {
-                "line": self._line(job, label, parked=parked),
+                "line": self._line(job, label, parked=parked, verdict=counting),
+                "verdicts": given,
                 "results": [(r, _to_peers(deliveries, r.id)) for r in results.results_of(session, job.id)],
                 "inputs": len(jobs.inputs(session, job.id)),
                 "series": studies.series_of(session, job.study_uid),
@@ -167,6 +186,14 @@ class Pages:
             }
         pictures = [(name, version) for name, _, version in _pictures(self.store, job.id)]
         return {**facts, "events": story, "ran_for": words.ran_for(story), "pictures": pictures}
+
+    def _models(self) -> dict[str, Any]:
+        with self.database.reading() as session:
+            figures = verdicts.model_figures(session)
+            newest = verdicts.list_verdicts(session, limit=_LIMIT)
+            pending = verdicts.count_pending(session)
+        lines = [(one, model_version(one.model, one.model_digest)) for one in figures]
+        return {"figures": lines, "verdicts": newest, "pending": pending}
 
     def _study(self, study_uid: str) -> dict[str, Any]:
         with self.database.reading() as session:

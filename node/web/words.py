@@ -10,8 +10,9 @@ from datetime import datetime, timedelta
 from node.domain.job import ENDED, MOVES, Event, Job, JobState
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
+from node.domain.verdict import Change, MatchedBy, Verdict, VerdictKind, dice_text
 
-_J, _D, _S = JobState, DeliveryState, StudyState
+_J, _D, _S, _V = JobState, DeliveryState, StudyState, VerdictKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,13 @@ PILLS: dict[str, dict[str, Pill]] = {
         _S.SETTLED: Pill("Settled", "✓", "good"),
         _S.CONFLICT: Pill("Conflict", "!", "bad"),
     },
+    "verdict": {
+        _V.ACCEPTED: Pill("Accepted", "✓", "good"),
+        _V.CORRECTED: Pill("Corrected", "✎", "waiting"),
+        _V.REJECTED: Pill("Rejected", "✕", "bad"),
+        _V.NOTED: Pill("Noted", "•", "quiet"),
+        _V.UNREADABLE: Pill("Not comparable", "?", "quiet"),
+    },
 }
 
 _JOB_WORDS = {
@@ -89,6 +97,11 @@ _EVENT_WORDS = {
     "delivery unknown": "Nobody knows whether a result arrived",
     "delivery retry_wait": "A result could not be delivered yet",
     "delivery parked": "A delivery waits for a person",
+    "verdict accepted": "A radiologist accepted the result",
+    "verdict corrected": "A radiologist corrected the result",
+    "verdict rejected": "A radiologist rejected the result",
+    "verdict noted": "A radiologist's object refers to the result",
+    "verdict unreadable": "A radiologist's object could not be compared with the result",
     "conflict": "The study is in conflict",
     "reopened": "The study was opened again by a late instance",
     "settled": "The study settled",
@@ -159,6 +172,49 @@ def short_uid(uid: str) -> str:
 def dicom_date(date: str) -> str:
     """Return a DICOM date (VR DA, YYYYMMDD) as YYYY-MM-DD; anything else as it is."""
     return f"{date[:4]}-{date[4:6]}-{date[6:]}" if len(date) == 8 and date.isdigit() else date
+
+
+_MATCHES = {
+    MatchedBy.REFERENCE: "it names the result",
+    MatchedBy.TRACKING: "it names a finding of the result (tracking identifier)",
+    MatchedBy.STRUCTURE: "same source series, same structure and side",
+}
+_CHANGES = {
+    Change.SAME: "same to the voxel",
+    Change.CHANGED: "changed",
+    Change.REMOVED: "removed",
+    Change.ADDED: "added",
+}
+
+
+def matched(by: MatchedBy) -> str:
+    """Return how an object was found to be about a result."""
+    return _MATCHES[by]
+
+
+def change(name: str) -> str:
+    """Return what became of a segment."""
+    return _CHANGES[Change(name)]
+
+
+def dice(value: float | None) -> str:
+    """Return a Dice coefficient; only equal voxels are shown as 1.000."""
+    return "–" if value is None else dice_text(value)
+
+
+def percent(value: float | None) -> str:
+    """Return a change in percent, with its sign."""
+    return "–" if value is None else f"{value:+.1f} %" if abs(value) >= 0.05 else "0.0 %"
+
+
+def ml(value: float | None) -> str:
+    """Return a volume in millilitres."""
+    return "–" if value is None else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def verdict_in_short(verdict: Verdict) -> str:
+    """Return the figures of a verdict for a narrow column; "" where it has none."""
+    return "" if verdict.dice is None else f"Dice {dice(verdict.dice)}"
 
 
 def size(count: int) -> str:
