@@ -54,11 +54,11 @@ def send(files: list[Path], node: RunningNode, calling_ae: str, *, stop_after: i
 
 
 def assert_exactly_one_of_each(node: RunningNode, pacs: ScriptedPacs) -> None:
-    """The only job is done, and the PACS holds one SEG and one SR, each under one UID."""
+    """The only job is done, and the PACS holds one SEG, one SR and one page, each under one UID."""
     (job,) = node.wait_until_ended(1)
     assert job.state is JobState.DONE, job.reason
     classes = [pydicom.dcmread(file).Modality for file in sorted(pacs.folder.glob("*.dcm"))]
-    assert sorted(classes) == ["SEG", "SR"]
+    assert sorted(classes) == ["OT", "SEG", "SR"]
 
 
 def test_a_worker_killed_in_the_middle_of_a_job_costs_one_attempt(
