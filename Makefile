@@ -22,7 +22,7 @@ test-system: ## whole nodes, real peers, kill -9
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(BIN)/pytest -m system
 
-test-viewers: ## every kind of result in OHIF and dwv, in a real browser
+test-viewers: ## every kind of result in OHIF and dwv, in a real browser (needs npm)
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(BIN)/pytest -m viewers
 

@@ -6,10 +6,10 @@ cd "$(dirname "$0")/.."
 
 extras=${1:?extras, e.g. worker,dev}
 python=${PYTHON:-python3}
-peers=(chromium dcmtk dicom3tools fonts-dejavu-core libpixelmed-java npm orthanc orthanc-dicomweb pixelmed-apps poppler-utils postgresql redis-server strace)
+peers=(chromium dcmtk dicom3tools fonts-dejavu-core libpixelmed-java orthanc orthanc-dicomweb pixelmed-apps poppler-utils postgresql redis-server strace)
 
 have_peers() {
-    command -v Orthanc storescu dciodvfy redis-server chromium strace npm pdftotext >/dev/null &&
+    command -v Orthanc storescu dciodvfy redis-server chromium strace pdftotext >/dev/null &&
         ls /usr/lib/postgresql/*/bin/initdb /usr/share/java/pixelmed.jar /usr/share/orthanc/plugins/libOrthancDicomWeb.so >/dev/null 2>&1
 }
 
