@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-viewers test-geometry check run bench bench-walk bench-encode evaluate constraints
+.PHONY: help demo test test-system test-viewers test-geometry check run bench bench-walk bench-encode bench-cases evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,10 @@ bench-walk: ## seconds from the last image to the results in a real Orthanc, mem
 
 bench-encode: ## seconds and memory to encode segmentations, beside highdicom and dcmqi
 	@$(BIN)/python -m tests.benchmarks.encode
+
+bench-cases: ## every series of the test data through reader, models and encoders, read back: docs/cases.md
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.cases
 
 evaluate: ## both models over every case of the test data, as a table
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

@@ -91,6 +91,7 @@ class ProfileSettings(BaseModel):
 
     name: Name
     seg: SegType = SegType.BINARY
+    binary_always: bool = False  # else FRACTIONAL where frames end inside a byte, which OHIF 3.13 paints as stripes
     seg_split: Split = Split.NONE
     seg_max_frames: int = Field(default=0, ge=0)  # of one Segmentation; 0: no limit
     sr: SrClass = SrClass.COMPREHENSIVE_3D

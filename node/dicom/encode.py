@@ -45,13 +45,23 @@ def encode(
     drawn = keep_identities(regions(findings, context), context)
     made: dict[str, ResultObject] = {}
     for asked in profiles:
-        profile = asked if pictures is not None else replace(asked, secondary_capture=False, pdf=False)
+        profile = _suited(asked, context, pictures)
         objects = tuple(_encode_one(findings, drawn, context, profile, pictures or Pictures()))
         check(objects, context, findings, drawn, profile)
         for one in objects:
             known = made.setdefault(one.sop_uid, one)
             made[one.sop_uid] = replace(known, profiles=known.profiles | {profile.name})
     return tuple(sorted(made.values(), key=lambda one: list(ResultRole).index(one.role)))
+
+
+def _suited(profile: Profile, context: ResultContext, pictures: Pictures | None) -> Profile:
+    """Return what is really made: no pages without pictures, no frames of bits that end inside a byte."""
+    if pictures is None:
+        profile = replace(profile, secondary_capture=False, pdf=False)
+    if profile.seg is not SegType.BINARY or profile.binary_always or not context.is_placed:
+        return profile
+    first = context.sources[0]
+    return replace(profile, seg=SegType.FRACTIONAL) if int(first.Rows) * int(first.Columns) % 8 else profile
 
 
 def _encode_one(

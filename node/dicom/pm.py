@@ -18,8 +18,8 @@ from node.domain.result import ResultRole
 def encode_pm(findings: Findings, context: ResultContext) -> tuple[Dataset, ...]:
     """Return one Parametric Map for each map of *findings* that holds anything but zeros.
 
-    Frames lie on the slices of the sources; those of zeros alone are left out. There is none where the sources do not
-    say where they lie in the patient.
+    A frame for every slice of the sources, in their order: readers stack frames as they come (OHIF, Slicer), whatever
+    positions they name. There is none where the sources do not say where they lie in the patient.
     """
     if not context.is_placed:
         return ()
@@ -29,8 +29,7 @@ def encode_pm(findings: Findings, context: ResultContext) -> tuple[Dataset, ...]
 
 
 def _encode(one: ValueMap, kind: MapKind, place: int, context: ResultContext) -> Dataset:
-    used = [int(number) for number in np.flatnonzero(one.values.any(axis=(1, 2)))]
-    values = one.values[used]
+    values = one.values
     low, high = float(min(values.min(), 0.0)), float(values.max())
     mapping = hd.pm.RealWorldValueMapping(
         lut_label=codes.plain(kind.label.upper(), 16),
@@ -45,7 +44,7 @@ def _encode(one: ValueMap, kind: MapKind, place: int, context: ResultContext) ->
         window_center=(low + high) / 2, window_width=max(high - low, 1e-6), voi_lut_function="LINEAR_EXACT"
     )
     made: Dataset = hd.pm.ParametricMap(
-        source_images=[_alone(number, context) for number in used],
+        source_images=[_alone(number, context) for number in range(len(context.sources))],
         pixel_array=values.astype(np.float32),
         series_instance_uid=context.uid(ResultRole.PM, "series"),
         series_number=context.series_number(ResultRole.PM),
@@ -63,7 +62,8 @@ def _encode(one: ValueMap, kind: MapKind, place: int, context: ResultContext) ->
         content_creator_name=f"{codes.plain(context.node.model_name, 62)}^",
         transfer_syntax_uid=ExplicitVRLittleEndian,
     )
-    _name_sources(made, used, context)
+    _in_order_of_slices(made, context)
+    _name_sources(made, context)
     uid = context.uid(ResultRole.PM, "dimensions", place)
     for item in (*made.DimensionOrganizationSequence, *made.DimensionIndexSequence):
         item.DimensionOrganizationUID = uid  # the library's is random
@@ -90,17 +90,24 @@ def _alone(place: int, context: ResultContext) -> Dataset:
     return bare
 
 
-def _name_sources(made: Dataset, used: list[int], context: ResultContext) -> None:
+def _in_order_of_slices(made: Dataset, context: ResultContext) -> None:
+    """Put frames in the order of the slices: the library begins at the other end, and OHIF does not look."""
+    corners = np.array([source.ImagePositionPatient for source in context.sources], dtype=np.float64)
+    groups = list(made.PerFrameFunctionalGroupsSequence)
+    here = np.array([group.PlanePositionSequence[0].ImagePositionPatient for group in groups], dtype=np.float64)
+    order = np.argmin(np.linalg.norm(corners[:, None] - here[None], axis=-1), axis=1)
+    frames = np.frombuffer(made.FloatPixelData, "<f4").reshape(len(groups), -1)
+    made.PerFrameFunctionalGroupsSequence = [groups[place] for place in order]
+    made.FloatPixelData = frames[order].tobytes()
+
+
+def _name_sources(made: Dataset, context: ResultContext) -> None:
     """Each frame names its own source image, and where that is a frame, which."""
     made.ReferencedSeriesSequence = [referenced_series(context)]
     for keyword in ("SourceImageSequence", "ReferencedImageSequence"):
         if keyword in made:
             del made[keyword]
-    corners = {place: np.array(context.sources[place].ImagePositionPatient, dtype=np.float64) for place in used}
-    for group in made.PerFrameFunctionalGroupsSequence:  # in the library's own order
-        here = np.array(group.PlanePositionSequence[0].ImagePositionPatient, dtype=np.float64)
-        place = min(used, key=lambda one: float(np.abs(corners[one] - here).max()))  # used at once
-        source = context.sources[place]
+    for place, (group, source) in enumerate(zip(made.PerFrameFunctionalGroupsSequence, context.sources, strict=True)):
         image, derivation = Dataset(), Dataset()
         image.ReferencedSOPClassUID, image.ReferencedSOPInstanceUID = sop_class(source), source.SOPInstanceUID
         if context.frames:

@@ -15,7 +15,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SegmentationStorage
 from node.dicom import codes
 from node.dicom.context import DISCLAIMER, EncodedSeg, Region, ResultContext
 from node.dicom.identity import check_source, code_item, equip, referenced_series, sop_class, stamp
-from node.dicom.segframes import Frame, describe_frames, pack_bits, pack_bytes, pack_labels, touches
+from node.dicom.segframes import Frame, bits_overlap, describe_frames, pack_bits, pack_bytes, pack_labels, touches
 from node.domain.profile import Profile, SegType, Split
 from node.domain.result import ResultRole
 
@@ -143,7 +143,10 @@ def _fill(seg: Dataset, regions: Sequence[Region], slices: Sequence[Dataset], ki
             for place in np.flatnonzero(row)
         ]
         pixels = pack_bits(frames, masks) if kind is SegType.BINARY else pack_bytes(frames, masks, _FULL)
-        seg.SegmentsOverlap = "YES" if _overlap(masks, touched) else "NO"
+        size = masks[0][0].size
+        quick = kind is SegType.BINARY and size % 8 == 0  # bits are an eighth to look through
+        overlap = bits_overlap(frames, pixels, size) if quick else _overlap(masks, touched)
+        seg.SegmentsOverlap = "YES" if overlap else "NO"
     if kind is SegType.FRACTIONAL:
         seg.SegmentationFractionalType, seg.MaximumFractionalValue = "OCCUPANCY", _FULL
     seg.BitsAllocated, seg.BitsStored, seg.HighBit = bits, bits, bits - 1

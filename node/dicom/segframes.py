@@ -79,11 +79,8 @@ def _item(content: bytes) -> bytes:
 
 
 def touches(mask: Mask) -> NDArray[np.bool_]:
-    """Return which slices (slices,) of *mask* hold a voxel; eight voxels are looked at together where that goes."""
-    if mask.flags.c_contiguous and mask[0].size % 8 == 0:
-        words = mask.reshape(len(mask), -1).view(np.uint64)
-        return np.asarray(words.any(axis=1))
-    return np.asarray(mask.any(axis=(1, 2)))
+    """Return which slices (slices,) of *mask* hold a voxel; one after the other, which stops at the first of each."""
+    return np.array([plane.any() for plane in mask])
 
 
 def pack_bits(frames: Sequence[Frame], masks: Sequence[Mask]) -> bytes:
@@ -92,13 +89,29 @@ def pack_bits(frames: Sequence[Frame], masks: Sequence[Mask]) -> bytes:
     Segment i + 1 is drawn by ``masks[i]`` (slices, rows, columns).
     """
     size = masks[0][0].size
-    parts = []
+    parts: list[memoryview] = []  # joined as they are, without a copy of each
     for several in _batches(frames, 1 if size % _EIGHT == 0 else _EIGHT):
         planes = [masks[one.segment - 1][one.place].ravel() for one in several]
         packed = np.packbits(planes[0] if len(planes) == 1 else np.concatenate(planes), bitorder="little")
-        parts.append(packed.tobytes())
+        parts.append(packed.data)
     length = (len(frames) * size + 7) // 8
-    return b"".join([*parts, b"\x00" * (length % 2)])  # an even number of bytes
+    parts.append(memoryview(b"\x00" * (length % 2)))
+    return b"".join(parts)  # an even number of bytes
+
+
+def bits_overlap(frames: Sequence[Frame], pixels: bytes, size: int) -> bool:
+    """Return whether two *frames* of *size* pixels on one slice share a pixel; each fills whole bytes of *pixels*."""
+    packed = np.frombuffer(pixels, np.uint8, count=len(frames) * size // 8).reshape(len(frames), -1)
+    covered: dict[int, NDArray[np.uint8]] = {}
+    for one, bits in zip(frames, packed, strict=True):
+        before = covered.get(one.place)
+        if before is None:
+            covered[one.place] = bits.copy()
+        elif (before & bits).any():
+            return True
+        else:
+            before |= bits
+    return False
 
 
 def _batches(frames: Sequence[Frame], count: int) -> Iterator[Sequence[Frame]]:

@@ -49,6 +49,7 @@ class Profile:
 
     name: str = DEFAULT
     seg: SegType = SegType.BINARY
+    binary_always: bool = False  # also where frames end inside a byte, which OHIF 3.13 paints as stripes
     seg_split: Split = Split.NONE
     seg_max_frames: int = 0  # more are spread over several instances; a segment is never divided; 0: no limit
     sr: SrClass = SrClass.COMPREHENSIVE_3D

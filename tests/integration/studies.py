@@ -13,11 +13,10 @@ from node.dicom.context import NodeIdentity, Pictures, ResultContext, ResultObje
 from node.dicom.encode import encode
 from node.domain.profile import Profile
 from node.testing import part10
-from tests.geometry.sources import BALL, LETTER, Grid, Made, make
+from tests.geometry.scanner import BALL, LETTER, Scan, Scanned, scan_phantom
 from tests.unit.node.dicom.conftest import AT, LEFT, RIGHT
 
 ORANGE, BLUE, GREEN = (230, 120, 0), (60, 150, 240), (0, 200, 90)
-GRID = Grid(shape=(24, 128, 128), spacing=(2.5, 0.9, 0.9))
 ANATOMY = Code(value="123037004", scheme="SCT", meaning="Anatomical Structure")
 LUNG = Code(value="39607008", scheme="SCT", meaning="Lung")
 
@@ -47,9 +46,8 @@ CARD = Card(
 class Case:
     """One study as it lies in the PACS."""
 
-    made: Made
+    made: Scanned
     objects: tuple[ResultObject, ...]
-    uid: str
 
     def role(self, name: str) -> list[Dataset]:
         """The results of one role."""
@@ -57,12 +55,11 @@ class Case:
 
 
 def study(
-    number: int, grid: Grid = GRID, profile: Profile | None = None, *, overlap: bool = False, empty: bool = False,
+    scan: Scan, profile: Profile | None = None, *, overlap: bool = False, empty: bool = False,
     pictures: Pictures | None = None,
 ) -> Case:  # fmt: skip
-    """Return the phantom on *grid* under a Study UID of its own, with its results."""
-    uid = f"2.25.88{number:04d}"
-    made = make(grid, uid)
+    """Return the phantom as *scan* sees it, with its results."""
+    made = scan_phantom(scan)
     profile = profile or Profile(name="viewer", secondary_capture=False)
     context = ResultContext(
         sources=made.headers, frames=made.frames, card=CARD, model_digest="d", revision=1, input_digest="i", at=AT,
@@ -72,14 +69,14 @@ def study(
     if profile.parametric_map:
         values = made.masks[BALL].astype(np.float32) * 0.8
         findings = replace(findings, maps=(ValueMap(key="likeness", values=values),))
-    return Case(made=made, objects=encode(findings, context, (profile,), pictures), uid=uid)
+    return Case(made=made, objects=encode(findings, context, (profile,), pictures))
 
 
-def _findings(made: Made, *, overlap: bool) -> Findings:
+def _findings(made: Scanned, *, overlap: bool) -> Findings:
     segments = []
     masks = dict(made.masks)
     if overlap:
-        distance = np.linalg.norm(made.points - made.centroid(BALL), axis=-1)
+        distance = np.linalg.norm(made.centres - made.centroid(BALL), axis=-1)
         masks["core"] = distance < 6
     ends = ((30.0, 30.0), (60.0, 30.0))
     for key, mask in masks.items():

@@ -12,12 +12,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
-from models.contract import Findings
+from models.contract import Findings, ValueMap
 from node.dicom.context import Pictures
 from node.dicom.encode import encode
 from node.domain.profile import Language, Profile, SegType, Split, SrClass
-from tests.geometry.sources import Grid
-from tests.integration.studies import GRID, Case, study, write
+from tests.geometry.scanner import BALL, LETTER, Scan
+from tests.integration.studies import CARD, Case, study, write
 from tests.integration.test_validators import PIXELMED, PIXELMED_LIMITS, faults, missing, said, tool
 from tests.unit.node.dicom.conftest import NODULE_CARD, box, context_of, ct_series, nodules
 
@@ -30,30 +30,27 @@ PROFILES = {
     "words": Profile(name="p", seg=SegType.NONE, secondary_capture=False),
     **{str(spoken): Profile(name="p", language=spoken) for spoken in Language},
 }
-GRIDS = {
-    "classic": Grid(shape=(12, 60, 64), spacing=(5.0, 2.0, 1.7)),
-    "enhanced": Grid(shape=(12, 60, 64), spacing=(5.0, 2.0, 1.7), container="enhanced", order="shuffled"),
-    "legacy": Grid(shape=(12, 60, 64), spacing=(5.0, 2.0, 1.7), container="legacy", tilt=10.0),
+SCANS = {
+    "classic": Scan(spacing="oblong"),
+    "enhanced": Scan(spacing="oblong", container="enhanced", order="shuffled"),
+    "legacy": Scan(spacing="oblong", container="legacy", tilt="15"),
 }
 #: What a tool of 2022 says of objects that it does not know.
 LABELMAP = ("SegmentNumber not monotonically", "Information Object Not found", "Referenced SOP Class that is n")
 
 
-def case_of(grid: str, profile: str) -> Case:
+def case_of(scan: str, profile: str) -> Case:
     """One study with its results."""
-    return study(
-        7000 + 100 * list(GRIDS).index(grid) + list(PROFILES).index(profile), GRIDS[grid], PROFILES[profile],
-        pictures=PICTURES,
-    )  # fmt: skip
+    return study(SCANS[scan], PROFILES[profile], pictures=PICTURES)
 
 
-COMBINED = [(grid, profile) for grid in GRIDS for profile in PROFILES if grid == "classic" or len(profile) > 2]
+COMBINED = [(scan, profile) for scan in SCANS for profile in PROFILES if scan == "classic" or len(profile) > 2]
 
 
-@pytest.mark.parametrize(("grid", "profile"), COMBINED)
-def test_validators_find_no_fault(grid: str, profile: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("scan", "profile"), COMBINED)
+def test_validators_find_no_fault(scan: str, profile: str, tmp_path: Path) -> None:
     """dciodvfy on each, dcentvfy on sources and results together, and the tools for reports and presentations."""
-    case = case_of(grid, profile)
+    case = case_of(scan, profile)
     folder = write(case, tmp_path / "study")
     wrong = []
     for path in sorted(folder.glob("result-*.dcm")):
@@ -86,9 +83,8 @@ def test_a_map_holds_the_numbers_on_its_slices() -> None:
     case = case_of("classic", "everything")
     made = dcmread(BytesIO(next(one.data for one in case.objects if one.role == "pm")))
     values = made.pixel_array
-    mask = case.made.masks["left-ball"]
-    used = np.flatnonzero(mask.any(axis=(1, 2)))
-    assert len(values) == len(used)
+    mask = case.made.masks[BALL]
+    assert len(values) == len(mask)
     places = {str(header.SOPInstanceUID): place for place, header in enumerate(case.made.headers)}
     for frame, group in zip(values, made.PerFrameFunctionalGroupsSequence, strict=True):
         named = group.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID
@@ -99,12 +95,27 @@ def test_a_map_holds_the_numbers_on_its_slices() -> None:
     assert made.ContentQualification == "RESEARCH"
 
 
+def test_a_map_has_every_slice() -> None:
+    """In the order of the slices: readers stack frames as they come, whatever positions they name."""
+    sources = ct_series()
+    values = np.zeros((len(sources), int(sources[0].Rows), int(sources[0].Columns)), np.float32)
+    values[1, 2, 3], values[4, 5, 6] = 0.3, 0.9
+    card = replace(NODULE_CARD, maps=CARD.maps)
+    profile = Profile(name="p", parametric_map=True, secondary_capture=False, sr=SrClass.COMPREHENSIVE)
+    found = replace(nodules(sources), maps=(ValueMap(key="likeness", values=values),))
+    made = next(one for one in encode(found, context_of(sources, card), (profile,)) if one.role == "pm")
+    frames = dcmread(BytesIO(made.data))
+    np.testing.assert_array_equal(frames.pixel_array, values)
+    for group, source in zip(frames.PerFrameFunctionalGroupsSequence, sources, strict=True):
+        assert group.PlanePositionSequence[0].ImagePositionPatient == source.ImagePositionPatient
+
+
 def test_a_presentation_draws_each_region_on_its_image() -> None:
     """One layer for each kind, its name beside the line, on the slice where it is largest."""
     case = case_of("enhanced", "everything")
     (state,) = case.role("gsps")
     assert [item.GraphicLayerDescription for item in state.GraphicLayerSequence] == ["Right letter", "Left ball"]
-    for item, key in zip(state.GraphicAnnotationSequence, ("right-letter", "left-ball"), strict=True):
+    for item, key in zip(state.GraphicAnnotationSequence, (LETTER, BALL), strict=True):
         place = int(np.argmax(np.count_nonzero(case.made.masks[key], axis=(1, 2))))
         assert item.ReferencedImageSequence[0].ReferencedFrameNumber == case.made.frames[place]
         assert item.TextObjectSequence[0].UnformattedTextValue.startswith("AI: ")
@@ -156,7 +167,7 @@ def test_pixelmed_finds_no_error_in_reports(profile: str, tmp_path: Path) -> Non
     """The validator that IHE's tests use, on reports and key image documents."""
     if not PIXELMED.is_file():
         missing("PixelMed")
-    case = study(7900 + list(PROFILES).index(profile), GRID, PROFILES[profile], pictures=PICTURES)
+    case = case_of("classic", profile)
     wrong: list[str] = []
     for one in case.objects:
         if one.role in ("sr", "kos"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,17 @@ class Archive:
             (folder / name).write_bytes(data)
             self.orthanc.call("/instances", data)
         return made
+
+    def status_of_frame(self, one: ResultObject) -> int:
+        """Return what Orthanc answers to a request for the first frame of *one* (PS3.18 10.4)."""
+        parts = ("studies", one.dataset.StudyInstanceUID, "series", one.dataset.SeriesInstanceUID)
+        path = "/".join(("/dicom-web", *parts, "instances", one.dataset.SOPInstanceUID, "frames", "1"))
+        asked = http.client.HTTPConnection("127.0.0.1", self.orthanc.http, timeout=30)
+        try:
+            asked.request("GET", path)
+            return asked.getresponse().status
+        finally:
+            asked.close()
 
     def paths(self, study: str, what: str) -> list[str]:
         """Return where the site has the files of one role ("ct": of the source)."""

@@ -94,11 +94,11 @@ class Viewer:
         """Return the modalities of the series in the list."""
         return self._page.locator('[data-cy="series-modality-label"]').all_inner_texts()
 
-    def open(self, modality: str, *, asked: bool = True) -> None:
-        """Open the series of *modality* by a double click; a segmentation is taken over where OHIF *asked* for it."""
-        label = self._page.locator('[data-cy="series-modality-label"]', has_text=re.compile(f"^({modality})$"))
+    def open(self, modality: str) -> None:
+        """Open the series of *modality* by a double click, and say yes where OHIF asks whether to load it."""
+        label = self._page.locator('[data-cy="series-modality-label"]', has_text=re.compile(f"^{modality}$"))
         self._page.locator('[data-cy^="study-browser-thumbnail"]').filter(has=label).first.dblclick()
-        if modality == "SEG" and asked:
+        if modality == "SEG":
             self._page.get_by_role("button", name="Yes").first.click(timeout=_OPENED * 1000)
         if modality in _PANELS:
             self._page.locator(f'[data-cy="{_PANELS[modality]}"]').first.click()
@@ -153,9 +153,9 @@ class Viewer:
         """Wait until *text* stands somewhere on the page; return whether it does."""
         return self._wait(_OPENED, lambda: text in self._page.locator("body").inner_text())
 
-    def wait_for_complaint(self, part: str) -> bool:
-        """Wait until something was complained of; return whether it was."""
-        return self._wait(_OPENED, lambda: any(part in one for one in self._complaints))
+    def wait_for_black(self) -> bool:
+        """Wait until the viewport is black; return whether it is."""
+        return self._wait(_PAINTED, lambda: self.picture().is_black)
 
     def _labels(self) -> list[str]:
         rows = self._page.locator('[data-cy="data-row"]').all_inner_texts()

@@ -32,14 +32,14 @@ _NODULE = Code(value="27925004", scheme="SCT", meaning="Nodule")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shape:
-    """An ellipsoid: middle and half axes (z, y, x) in voxels of the 256-column grid."""
+    """An ellipsoid: middle and half axes (z, y, x) in voxels."""
 
     middle: tuple[float, float, float]
     half: tuple[float, float, float]
 
-    def on(self, columns: int, slices: int = SLICES) -> NDArray[np.bool_]:
+    def on(self, rows: int = ROWS, columns: int = COLUMNS) -> NDArray[np.bool_]:
         """Return the voxels of the shape, (slices, rows, columns)."""
-        z, y, x = np.ogrid[:slices, :ROWS, :columns]
+        z, y, x = np.ogrid[:SLICES, :rows, :columns]
         parts = ((index - m) / h for index, m, h in zip((z, y, x), self.middle, self.half, strict=True))
         squares = [part**2 for part in parts]
         return np.asarray(squares[0] + squares[1] + squares[2] <= 1)
@@ -98,10 +98,10 @@ class Source:
         """The Study Instance UID."""
         return str(self.headers[0].StudyInstanceUID)
 
-    @property
-    def columns(self) -> int:
-        """How wide the images are."""
-        return int(self.headers[0].Columns)
+    def plane(self, shape: Shape, place: int) -> NDArray[np.bool_]:
+        """Return the voxels (rows, columns) of *shape* in slice *place* of the phantom."""
+        found: NDArray[np.bool_] = shape.on(self.headers[0].Rows, self.headers[0].Columns)[place]
+        return found
 
     def position(self, place: int) -> int:
         """Return where OHIF shows slice *place* of the phantom, from 1: images from the head on, frames as numbered."""
@@ -124,8 +124,7 @@ class Source:
 
     def mask(self, shape: Shape) -> NDArray[np.bool_]:
         """Return the voxels of *shape* in the slices that this series has, (slices, rows, columns)."""
-        kept: NDArray[np.bool_] = shape.on(self.columns)[list(self.places)]
-        return kept
+        return np.stack([self.plane(shape, place) for place in self.places])
 
     def context(self, card: Card) -> ResultContext:
         """Return the context of results of *card* on this series."""
@@ -136,11 +135,13 @@ class Source:
         )  # fmt: skip
 
 
-def axial(study: str, *, columns: int = COLUMNS, orientation: Sequence[float] = (1, 0, 0, 0, 1, 0)) -> Source:
+def axial(
+    study: str, *, rows: int = ROWS, columns: int = COLUMNS, orientation: Sequence[float] = (1, 0, 0, 0, 1, 0)
+) -> Source:
     """Return the series as scanners send it: one instance for each slice, the first nearest to the feet."""
-    values = _values(columns)
+    values = _values(rows, columns)
     made = synthetic_ct(
-        slices=SLICES, rows=ROWS, columns=columns, spacing=SPACING, orientation=tuple(orientation), uid_prefix=study,
+        slices=SLICES, rows=rows, columns=columns, spacing=SPACING, orientation=tuple(orientation), uid_prefix=study,
         corner=(-150.0, -150.0, 40.0), series_number=2, series_description="Phantom",
         patient_id=f"VIEWERS-{study[-9:]}", patient_name="PHANTOM^VIEWERS",  # else every study is a prior of the next
     )  # fmt: skip
@@ -149,18 +150,23 @@ def axial(study: str, *, columns: int = COLUMNS, orientation: Sequence[float] = 
     return Source(instances=tuple(made), headers=tuple(made))
 
 
-def _values(columns: int) -> NDArray[np.int16]:
+def _values(rows: int, columns: int) -> NDArray[np.int16]:
     """Hounsfield units (slices, rows, columns); the lungs are kept grey, so that a colour on them is seen."""
-    values = np.full((SLICES, ROWS, columns), -1000, np.int16)
+    values = np.full((SLICES, rows, columns), -1000, np.int16)
     parts = ((BODY, 40), (HEART, 120), (RIGHT_LUNG, -110), (LEFT_LUNG, -90), (NODULE, 60))
     for shape, level in parts:
-        values[shape.on(columns)] = level
+        values[shape.on(rows, columns)] = level
     return values
 
 
-def wide_250(study: str) -> Source:
-    """Columns that are no multiple of 8: rows of one-bit pixels do not end at a byte."""
+def narrow(study: str) -> Source:
+    """250 columns: rows of one-bit pixels end inside a byte, frames do not."""
     return axial(study, columns=250)
+
+
+def odd(study: str) -> Source:
+    """253 rows of 250 columns: frames of one-bit pixels end inside a byte too."""
+    return axial(study, rows=253, columns=250)
 
 
 def oblique(study: str) -> Source:
@@ -319,7 +325,7 @@ def _item(**values: object) -> Dataset:
 
 SOURCES: dict[str, Callable[[str], Source]] = {
     "axial": axial, "oblique": oblique, "reversed": reversed_numbers, "tilted": tilted, "gaps": with_gaps,
-    "enhanced": enhanced, "250-columns": wide_250,
+    "enhanced": enhanced, "narrow": narrow, "odd": odd,
 }  # fmt: skip
 
 

@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tests.viewers.phantom import BODY
-
 _SATURATED = 40  # least difference between the channels of a pixel that we call coloured
 _HUE = 16.0  # degrees from the wanted hue within which a pixel has that hue
+_DARK = 40  # brightest channel of what we call black
 _LINE = 5  # rows or columns of the viewport's frame and scroll bar, which are coloured
 
 
@@ -58,18 +57,29 @@ class Picture:
         )
         wanted = 360 * colorsys.rgb_to_hsv(*(channel / 255 for channel in colour))[0]
         away = np.abs((60 * sector - wanted + 180) % 360 - 180)
-        found = (spread > _SATURATED) & (away < _HUE)
-        found[:_LINE], found[-_LINE:], found[:, :_LINE], found[:, -_LINE * 5 :] = False, False, False, False
-        return np.asarray(found)
+        return self._inside((spread > _SATURATED) & (away < _HUE))
 
-    def grid(self, place: int, columns: int) -> Grid:
-        """Return where the voxels lie, from the body's edge in slice *place* of the phantom.
+    def any_colour(self) -> NDArray[np.bool_]:
+        """Return which pixels (rows, columns) are coloured, the frame of the viewport left out."""
+        return self._inside(np.ptp(self.pixels, axis=-1) > _SATURATED)
+
+    @property
+    def is_black(self) -> bool:
+        """Whether nothing is to be seen in the viewport."""
+        return not self._inside(self.pixels.max(axis=-1) > _DARK).any()
+
+    @staticmethod
+    def _inside(found: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        found[:_LINE], found[-_LINE:], found[:, :_LINE], found[:, -_LINE * 5 :] = False, False, False, False
+        return found
+
+    def grid(self, body: NDArray[np.bool_]) -> Grid:
+        """Return where the voxels lie, from the edge of the *body* (voxels of the slice that is shown).
 
         Raises AssertionError where no CT is to be seen, or where it is not of the right proportions.
         """
         grey = (np.ptp(self.pixels, axis=-1) < 16) & (self.pixels.min(axis=-1) > 90)
         rows, cols = _extent(grey.sum(axis=1) > 12), _extent(grey.sum(axis=0) > 12)
-        body = BODY.on(columns)[place]
         body_rows, body_cols = _extent(body.any(axis=1)), _extent(body.any(axis=0))
         scale = (rows[1] - rows[0]) / (body_rows[1] - body_rows[0])
         across = (cols[1] - cols[0]) / (body_cols[1] - body_cols[0])
@@ -95,8 +105,16 @@ class Grid:
         row, column = ((at - start) / self.scale - 0.5 for at, start in zip(middle, (self.top, self.left), strict=True))
         return Patch(area=rows.size / self.scale**2, row=row, column=column)
 
+    def voxels(self, mask: NDArray[np.bool_], shape: tuple[int, int]) -> NDArray[np.bool_]:
+        """Return which voxels (rows, columns) of a slice of *shape* have the pixel at their middle in *mask*."""
+        rows, columns = (
+            np.clip(np.round(start + (np.arange(count) + 0.5) * self.scale - 0.5).astype(int), 0, limit - 1)
+            for start, count, limit in zip((self.top, self.left), shape, mask.shape, strict=True)
+        )
+        return mask[np.ix_(rows, columns)]
+
     def share_of_edge(self, drawn: NDArray[np.bool_], mask: NDArray[np.bool_], near: int = 4) -> float:
-        """Return how much of the edge of *mask* (voxels of the slice) has a *drawn* pixel at most *near* away."""
+        """Return how much of the edge of *mask* (voxels) has a *drawn* pixel at most *near* pixels away."""
         hits = [
             bool(drawn[max(0, y - near) : y + near + 1, max(0, x - near) : x + near + 1].any())
             for y, x in self._edge(mask)

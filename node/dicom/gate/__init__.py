@@ -55,7 +55,7 @@ def check(
         check_segmentations(segs, drawn, context)
     for role, dataset in parsed:
         if role is ResultRole.SR:
-            check_report(dataset, segs, drawn)
+            check_report(dataset, segs, drawn, context)
 
 
 def _check_whole(

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from pydicom.dataset import Dataset
 
-from node.dicom.context import Region
+from node.dicom.context import Region, ResultContext
+from node.dicom.gate.outlines import check_outline
 from node.errors import OutputInvalid
 
 _TRACKING_ID, _TRACKING_UID, _FINDING, _VOLUME = "112039", "112040", "121071", "118565006"
@@ -16,9 +17,10 @@ _GROUP = "125007"  # Measurement Group
 _TITLE = "126000"  # Imaging Measurement Report
 
 
-def check_report(report: Dataset, segs: Sequence[Dataset], drawn: Sequence[Region]) -> None:
+def check_report(report: Dataset, segs: Sequence[Dataset], drawn: Sequence[Region], context: ResultContext) -> None:
     """The report is a TID 1500 whose groups are the regions *drawn*, each with its outline and its segment."""
     _check_template(report)
+    regions = {region.tracking_uid: region for region in drawn}
     segments = {
         (str(seg.SOPInstanceUID), int(one.SegmentNumber)): str(one.get("TrackingUID") or "")
         for seg in segs
@@ -28,7 +30,11 @@ def check_report(report: Dataset, segs: Sequence[Dataset], drawn: Sequence[Regio
     referred: list[str] = []
     for group in (item for item in _items(report) if _concept(item) == _GROUP):
         uid = _check_group(group)
-        outlined += [uid for item in _items(group) if item.ValueType == "SCOORD"]
+        for item in (item for item in _items(group) if item.ValueType == "SCOORD"):
+            if uid not in regions:
+                raise OutputInvalid("sr: an outline of what is no region")
+            check_outline(item, regions[uid], context)
+            outlined.append(uid)
         for item in (item for item in _items(group) if item.ValueType == "IMAGE"):
             reference = item.ReferencedSOPSequence[0]
             if "ReferencedSegmentNumber" not in reference:

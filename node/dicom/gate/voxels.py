@@ -40,6 +40,8 @@ def _drawn(seg: Dataset) -> list[Dataset]:
 
 def _check_description(segment: Dataset, region: Region) -> None:
     kind = region.kind
+    if str(segment.SegmentLabel) != region.label:
+        raise OutputInvalid(f"seg: segment {segment.SegmentNumber} is not called {region.label}")
     codes = segment.SegmentedPropertyTypeCodeSequence[0], segment.SegmentedPropertyCategoryCodeSequence[0]
     for item, code in zip(codes, (kind.type, kind.category), strict=True):
         if (str(item.CodeValue), str(item.CodingSchemeDesignator)) != (code.value, code.scheme):

@@ -15,6 +15,7 @@ from models.contract import Card, Findings
 from node.dicom.codes import plain
 from node.dicom.context import NodeIdentity
 from node.dicom.encode import encode
+from node.domain.profile import Profile
 from node.domain.result import ResultRole
 from node.errors import OutputInvalid
 from tests.unit.node.dicom.conftest import LUNG_CARD, NODULE_CARD, box, context_of, ct_series, nodules, two_lungs
@@ -32,6 +33,16 @@ def test_the_segmentation_comes_before_the_report_that_refers_to_it(sources: tup
     """Results are sent in this order."""
     roles = [obj.role for obj in encode(two_lungs(sources), context_of(sources))]
     assert roles == [ResultRole.SEG, ResultRole.SR]
+
+
+@pytest.mark.parametrize(
+    ("columns", "always", "kind"), [(24, False, "BINARY"), (23, False, "FRACTIONAL"), (23, True, "BINARY")]
+)
+def test_frames_of_bits_end_where_bytes_do(columns: int, always: bool, kind: str) -> None:
+    """Where 21 rows do not make it so, a byte for each voxel is sent, unless the peer is known to be right."""
+    sources = ct_series(rows=21, columns=columns)
+    seg = encode(two_lungs(sources), context_of(sources), (Profile(name="p", binary_always=always),))[0]
+    assert dcmread(BytesIO(seg.data)).SegmentationType == kind
 
 
 @pytest.mark.parametrize("card", [LUNG_CARD, NODULE_CARD], ids=lambda card: card.name)
