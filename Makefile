@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-viewers test-geometry check run bench bench-walk bench-encode bench-cases evaluate constraints
+.PHONY: help demo test test-system test-faults chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-cases evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -16,11 +16,22 @@ demo: ## set up all that is needed and show the whole way of a study (KEEP=1: le
 test: ## set up all that is needed and run every test but the long ones
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -m "not system and not viewers"
+	$(BIN)/pytest -m "not system and not viewers and not chaos"
 
 test-system: ## whole nodes, real peers, kill -9
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(BIN)/pytest -m system
+
+test-faults: ## every named place of a running node: killed, failed, hung there; on both databases
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	$(BIN)/pytest -m chaos
+
+SEED ?= $(shell date +%s)
+MINUTES ?= 15
+DB ?= sqlite
+chaos: ## kill -9 everything, over and over, and count what is left: SEED=.. MINUTES=.. DB=sqlite|postgres
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --db $(DB) $(if $(REPORT),--report $(REPORT))
 
 test-viewers: ## every kind of result in OHIF and dwv, in a real browser (needs npm)
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

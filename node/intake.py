@@ -15,6 +15,7 @@ from node.dicom.header import read_facts
 from node.domain.study import InstanceFacts
 from node.domain.verdict import BEARERS
 from node.errors import StoreFull, UnreadableInstance
+from node.failpoints import reach
 from node.store import Store, sha256_hex
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Intake:
             self._record(kept)
         except SQLAlchemyError as why:
             raise StoreFull(f"the database did not take the record of an instance: {type(why).__name__}") from why
+        reach("intake.committed")
         return facts
 
     def _record(self, kept: studies.Kept) -> None:

@@ -17,6 +17,7 @@ from node.db.studies import Choice
 from node.db.tables import StudyRow
 from node.domain.rule import Rule, best_first
 from node.domain.study import Series
+from node.failpoints import reach
 from node.logs import failure
 
 log = logging.getLogger(__name__)
@@ -39,8 +40,11 @@ def settle_quiet(database: Database, rules: Sequence[Rule], *, quiet: timedelta,
     planned = []
     for uid in waiting:
         try:
+            reach("settle.before")
             with database.transaction() as session:
                 done = _settle(session, uid, rules, quiet=quiet, now=now)
+                reach("settle.recorded")
+            reach("settle.committed")
         except Exception as why:  # noqa: BLE001  # one study that cannot be planned delays no other; it is tried again
             log.error("study not settled: %s", failure(why), extra={"study_uid": uid})
             continue

@@ -15,6 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from node.errors import StoreFull
+from node.failpoints import reach
 
 PART = ".part"
 _STALE_PART = 3600.0  # seconds; longer than any instance takes to arrive
@@ -44,7 +45,7 @@ class Store:
         name = f"instances/{study[:2]}/{study}/{instance}-{content_sha[:16]}.dcm"
         try:
             self._check_room(len(data))
-            self._put(self.root / name, data)
+            self._put(self.root / name, data, "intake")
         except OSError as why:
             raise StoreFull(f"the store could not keep an instance: {why.strerror or why}") from why
         return name
@@ -55,7 +56,7 @@ class Store:
         try:
             self._check_room(sum(len(data) for _, data in files))
             for name, data in files:
-                self._put(self.root / folder / name, data)
+                self._put(self.root / folder / name, data, "result")
         except OSError as why:
             raise StoreFull(f"the store could not freeze a result set: {why.strerror or why}") from why
         return [f"{folder}/{name}" for name, _ in files]
@@ -111,20 +112,28 @@ class Store:
         if self.free_bytes() - wanted < self._min_free:
             raise StoreFull("the disk of the store is nearly full: free some space, or lower min_free_bytes")
 
-    def _put(self, path: Path, data: bytes) -> None:
+    def _put(self, path: Path, data: bytes, point: str) -> None:
         """Write *data* to *path* so that both survive a power cut; a file of that name is replaced whole."""
         self._room(path.parent)
         part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
         try:
             with part.open("wb") as file:
-                file.write(data)
+                reach(f"{point}.opened")
+                half = len(data) // 2
+                file.write(data[:half])
+                reach(f"{point}.mid")
+                file.write(data[half:])
                 file.flush()
+                reach(f"{point}.last_byte")
                 os.fsync(file.fileno())
+                reach(f"{point}.fsynced")
             part.replace(path)
         except OSError:
             part.unlink(missing_ok=True)
             raise
+        reach(f"{point}.renamed")
         _sync_folder(path.parent)
+        reach(f"{point}.dir_fsynced")
 
     def _room(self, folder: Path) -> None:
         """Make *folder* below the root. Its entry is synced even where it exists: who made it may not be so far yet."""

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY = 0.3  # seconds
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0  # seconds before a dead role is started again; doubles
-_STEADY = 60.0  # seconds after which a role's earlier deaths are forgotten
+_STEADY = 10.0  # seconds after which a role's earlier deaths are forgotten: what was killed comes back at once
 _STOP_FIRST, _STOP_LAST = ("scp", "sweep", "worker-gpu", "worker-io"), ("web",)
 
 
@@ -83,9 +83,9 @@ class Supervisor:
         now = time.monotonic()
         for role in self._roles:
             if role.process.poll() is None:
-                role.wait = _FIRST_WAIT if now - role.started > _STEADY else role.wait
                 continue
             if not role.restart_at:
+                role.wait = _FIRST_WAIT if now - role.started > _STEADY else role.wait
                 code = role.process.returncode
                 log.error("a role died", extra={"role_name": role.name, "code": code, "again_in": role.wait})
                 role.put_off(now)

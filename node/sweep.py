@@ -12,6 +12,7 @@ from node.db import events, jobs, results
 from node.db.session import Database
 from node.domain.job import Job
 from node.errors import BrokerAway, LeaseLost
+from node.failpoints import reach
 from node.logs import failure
 from node.planning import settle_quiet
 from node.processes import is_dead
@@ -90,10 +91,13 @@ class Sweep:
         with self.database.reading() as session:
             bells = events.unrung(session)
         for bell, topic, job_id in bells:
+            reach("relay.read")
             self.broker.ring(topic, job_id)
+            reach("relay.published")
             self._rung[job_id] = self.now()
             with self.database.transaction() as session:
                 events.mark_rung(session, [bell])
+            reach("relay.marked")
 
     def _ring_again(self) -> None:
         """Ring for pending jobs that nobody took and for deliveries whose time has come."""

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 
 from node.bootstrap import Services, build
@@ -206,3 +209,96 @@ def running_orthanc(folder: Path, *, dicomweb: bool = False) -> Iterator[Orthanc
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+#: For tests of SQL alone: nothing of it need survive a crash.
+FORGETFUL = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
+@dataclass
+class Postgres:
+    """A real PostgreSQL of this test's own, on loopback."""
+
+    folder: Path
+    options: Sequence[str]
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def _programs(self) -> Path:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        return Path(found[-1] if found else need("initdb")).parent
+
+    @property
+    def _who(self) -> dict[str, Any]:
+        if os.geteuid():
+            return {}
+        account = pwd.getpwnam("postgres")  # PostgreSQL refuses to run as root
+        return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+    def make(self) -> None:
+        """Make an empty cluster."""
+        programs = self._programs  # skips here where there is none
+        if who := self._who:
+            os.chown(self.folder, who["user"], who["group"])
+        command = [str(programs / "initdb"), "-D", str(self.folder / "data"), "-U", "postgres", "-A", "trust"]
+        command += ["--no-sync", "-E", "UTF8"]
+        subprocess.run(command, check=True, capture_output=True, cwd=self.folder, **self._who)
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        options = [*self.options, "shared_buffers=16MB", "listen_addresses=127.0.0.1"]
+        options += [f"unix_socket_directories={self.folder}"]
+        command = [str(self._programs / "postgres"), "-D", str(self.folder / "data"), "-p", str(self.port)]
+        command += [part for option in options for part in ("-c", option)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._who)
+        wait_for("PostgreSQL", self._answers, limit=40)
+
+    def _answers(self) -> bool:
+        assert self.process is not None and self.process.poll() is None, "PostgreSQL did not start"
+        try:
+            psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """kill -9 the server and all that serve its connections."""
+        assert self.process is not None
+        parent = psutil.Process(self.process.pid)
+        for one in [parent, *parent.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """Shut the server down."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)  # a fast shutdown
+            self.process.wait(timeout=30)
+
+    def administer(self, statement: str, database: str = "postgres") -> None:
+        """Run one statement of the superuser's."""
+        url = f"host=127.0.0.1 port={self.port} user=postgres dbname={database}"
+        with closing(psycopg.connect(url, autocommit=True)) as connection:
+            connection.execute(statement.encode())
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database."""
+        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{database}"
+
+
+@contextmanager
+def running_postgres(*options: str) -> Iterator[Postgres]:
+    """Run a real PostgreSQL with an empty database "node"."""
+    folder = Path(tempfile.mkdtemp(prefix="pacs-node-postgres-"))
+    server = Postgres(folder, options)
+    try:
+        server.make()
+        server.start()
+        server.administer("CREATE DATABASE node")
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)

@@ -28,6 +28,7 @@ from node.dicom.gate.findings import check_body_side
 from node.dicom.measure import measure
 from node.dicom.reader import LoadedSeries, read_series
 from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
+from node.failpoints import reach
 from node.logs import failure
 from node.pictures import render_overlays, render_pages
 from workers import findings_io
@@ -77,11 +78,13 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     key = f"{request.model} {device}"
     if key not in models:
         models[key] = catalogue.load(request.model, device)
+    reach("job.model_loaded")
     try:
         findings = models[key].run(series.volume, lambda f, stage: progress(_READING + _MODEL * f, stage))
     except NotApplicable as why:
         raise ModelNotApplicable(str(why)) from why
     _check(findings, series, catalogue.card(request.model))
+    reach("job.infer")
     placed = on_source_grid(findings, series)
     progress(1.0 - _PICTURES, "drawing")
     pictures, card = request.folder / "pictures", catalogue.card(request.model)

@@ -24,6 +24,7 @@ from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
 from node.domain.result import Result, ResultRole
 from node.errors import InputInvalid, LeaseLost, OutputInvalid
+from node.failpoints import reach
 from node.pictures import load_pictures, write_report
 from node.store import sha256_hex
 from workers import findings_io
@@ -57,6 +58,7 @@ class Heartbeat:
     def _beat(self) -> None:
         settings = self._services.settings
         while not self._over.wait(settings.heartbeat.total_seconds()):
+            reach("job.heartbeat")
             try:
                 with self._services.database.transaction() as session:
                     ours = jobs.beat(
@@ -96,8 +98,10 @@ def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
                 limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,
                 stop=lambda: heart.lost,
             )  # fmt: skip
+            reach("job.inferred")
             heart.show(1.0, "encoding results")
             objects = encode_checked(services, job, paths, scratch)
+            reach("job.encoded")
             _publish(services, job, objects, scratch, lost=lambda: heart.lost)
         return ran
     finally:
@@ -167,6 +171,7 @@ def _publish(
         raise LeaseLost(f"job {job.id} was taken away before its results were frozen")
     files = [(f"{position}-{one.role}.dcm", one.data) for position, one in enumerate(objects)]
     names = services.store.put_results(job.id, job.epoch, files)
+    reach("job.frozen")
     _keep_pictures(scratch / "pictures", services.store.pictures(job.id))
     findings_io.keep(scratch, services.store.findings(job.id))
     made = [
@@ -180,6 +185,7 @@ def _publish(
     with services.database.transaction() as session:
         where = addresses(job, services.settings.peers)
         jobs.publish(session, job, made, where, at=services.now())
+    reach("job.published")
 
 
 def _keep_pictures(made: Path, kept: Path) -> None:

@@ -13,6 +13,7 @@ from node.db import jobs
 from node.delivery import back_off
 from node.domain.job import Job, JobState
 from node.errors import InputInvalid, LeaseLost, ModelNotApplicable, NodeError, Permanent
+from node.failpoints import reach
 from node.logs import failure
 from workers.inference import InferenceChild
 from workers.pipeline import run_attempt
@@ -48,8 +49,10 @@ def run_most_urgent(services: Services, child: InferenceChild, *, hint: str) -> 
         return  # rung twice, or no longer wanted: nothing to do, nothing wrong
     log.info("job claimed", extra={**job.fields, "rung_for": hint})
     try:
+        reach("job.claimed")
         with services.database.transaction() as session:
             job = jobs.start(session, job, at=services.now())
+        reach("job.started")
         ran = run_attempt(services, child, job)
     except LeaseLost as why:
         log.warning("attempt void: %s", why, extra=job.fields)

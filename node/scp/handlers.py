@@ -12,6 +12,7 @@ from pydicom.uid import UID
 from pynetdicom.events import Event
 
 from node.errors import StoreFull, UnreadableInstance
+from node.failpoints import reach
 from node.intake import Intake, Mismatch
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,13 @@ def on_c_echo(event: Event) -> int:
     """Answer a verification."""
     log.debug("echo", extra={"calling_ae": event.assoc.requestor.ae_title.strip()})
     return SUCCESS
+
+
+def on_sent(event: Event) -> None:
+    """Note for tests that an answer has left."""
+    p_data = 0x04  # PS3.8 9.3.5
+    if event.data[0] == p_data:
+        reach("intake.rsp_sent")
 
 
 def on_end(event: Event) -> None:

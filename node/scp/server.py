@@ -10,6 +10,7 @@ from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
 from pynetdicom.transport import ThreadedAssociationServer
 
+from node.failpoints import armed
 from node.intake import Intake
 from node.scp import handlers
 from node.settings import Settings
@@ -46,6 +47,8 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end),
     ]
+    if armed():
+        bound.append((evt.EVT_DATA_SENT, handlers.on_sent))
     server = ae.start_server((settings.host, settings.port), block=False, evt_handlers=bound)
     log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
     return cast(ThreadedAssociationServer, server)  # pynetdicom returns none only where it blocks

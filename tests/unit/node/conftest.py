@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import pwd
 import shutil
-import signal
-import socket
-import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-import psycopg
 import pytest
 from pydicom import Dataset
 
@@ -41,74 +32,17 @@ from node.store import Store, sha256_hex
 from node.sweep import Sweep
 from node.testing import FixedClock, part10
 from node.transport import Transport, open_transport
+from tests.rig import FORGETFUL, Postgres, running_postgres
 
 SEG_CLASS, SR_CLASS = "1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.88.34"
 
 
-def _postgres_folder() -> Path:
-    """Return the folder of PostgreSQL's programs; skip on a laptop without it, fail in CI."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")) or [Path(shutil.which("initdb") or "/none")]
-    if not found[-1].exists():
-        if os.environ.get("CI"):
-            pytest.fail("PostgreSQL is missing on a CI machine")
-        pytest.skip("PostgreSQL is not installed")
-    return found[-1].parent
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_until_ready(port: int, process: subprocess.Popen[Any]) -> None:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "PostgreSQL did not start"
-        try:
-            psycopg.connect(f"host=127.0.0.1 port={port} user=postgres dbname=postgres").close()
-        except psycopg.OperationalError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("PostgreSQL did not answer within 30 s")
-
-
 @pytest.fixture(scope="session")
-def postgres_port() -> Iterator[int]:
+def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of this run's own on loopback; its database "node" has the node's tables."""
-    programs = _postgres_folder()
-    folder = Path(tempfile.mkdtemp(prefix="pacs-node-postgres-"))
-    who: dict[str, Any] = {}
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    data, port = folder / "data", _free_port()
-    command = [str(programs / "initdb"), "-D", str(data), "-U", "postgres", "-A", "trust", "--no-sync", "-E", "UTF8"]
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, **who)
-    options = ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "shared_buffers=16MB"]
-    options += ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}"]
-    command = [str(programs / "postgres"), "-D", str(data), "-p", str(port)]
-    command += [part for option in options for part in ("-c", option)]
-    with (folder.parent / f"{folder.name}.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **who)
-    try:
-        _wait_until_ready(port, process)
-        _administer(port, "CREATE DATABASE node")
-        migrate(f"postgresql+psycopg://postgres@127.0.0.1:{port}/node")
-        yield port
-    finally:
-        process.send_signal(signal.SIGINT)  # a fast shutdown
-        process.wait(timeout=30)
-        shutil.rmtree(folder)
-        (folder.parent / f"{folder.name}.log").unlink()
-
-
-def _administer(port: int, statement: str, database: str = "postgres") -> None:
-    url = f"host=127.0.0.1 port={port} user=postgres dbname={database}"
-    with closing(psycopg.connect(url, autocommit=True)) as connection:
-        connection.execute(statement.encode())
+    with running_postgres(*FORGETFUL) as server:
+        migrate(server.url("node"))
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -128,10 +62,10 @@ def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
-    port, name = request.getfixturevalue("postgres_port"), f"test_{uuid4().hex}"
-    _administer(port, f"CREATE DATABASE {name}")
-    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}"
-    _administer(port, f"DROP DATABASE {name}")
+    server, name = request.getfixturevalue("postgres"), f"test_{uuid4().hex}"
+    server.administer(f"CREATE DATABASE {name}")
+    yield server.url(name)
+    server.administer(f"DROP DATABASE {name}")
 
 
 @pytest.fixture(params=KINDS)
@@ -141,10 +75,10 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "node.db")
         yield f"sqlite:///{tmp_path / 'node.db'}"
         return
-    port = request.getfixturevalue("postgres_port")
-    yield f"postgresql+psycopg://postgres@127.0.0.1:{port}/node"
+    server = request.getfixturevalue("postgres")
+    yield server.url("node")
     emptied = [f"DELETE FROM {table.name}" for table in reversed(Base.metadata.sorted_tables)]  # noqa: S608
-    _administer(port, "; ".join(emptied), "node")  # quicker than a new database
+    server.administer("; ".join(emptied), "node")  # quicker than a new database
 
 
 @pytest.fixture

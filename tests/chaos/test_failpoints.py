@@ -1,0 +1,75 @@
+"""Every named place: killed there, failed there, hung there; nothing is lost, nothing doubled, all comes to an end.
+
+One running node is led through all of them: each time the file of failpoints is written anew and a study sent.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from node.failpoints import POINTS
+from tests.chaos.__main__ import RULES, again
+from tests.chaos.oracle import at_rest, judge
+from tests.chaos.proxy import Proxy
+from tests.chaos.senders import Ledger, Modality
+from tests.chaos.stand import Stand
+from tests.rig import running_orthanc, running_postgres, wait_for
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+
+HANG = "hang:25"  # longer than a lease
+
+
+@dataclass
+class Scene:
+    """A node that was started once, and what was sent to it."""
+
+    stand: Stand
+    ledger: Ledger
+    modality: Modality
+    points: Path
+    number: int = 0
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgres"])
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    """A node under failpoints, an Orthanc behind a good line."""
+    folder = tmp_path_factory.mktemp(f"failpoints-{request.param}")
+    points = folder / "failpoints"
+    with ExitStack() as stack:
+        postgres = stack.enter_context(running_postgres()) if request.param == "postgres" else None
+        orthanc = stack.enter_context(running_orthanc(folder))
+        proxy = Proxy(orthanc.dicom, 1)
+        proxy.bad = False
+        stack.callback(proxy.close)
+        stand = Stand(folder, orthanc, lambda: again(orthanc, folder), proxy, postgres, RULES, failpoints=points)
+        stand.write_settings()
+        stack.callback(stand.down)
+        stand.up()
+        ledger = Ledger()
+        yield Scene(stand, ledger, Modality(folder / "modality", 1, ledger), points)
+
+
+@pytest.mark.parametrize("action", ["kill", "raise", HANG])
+@pytest.mark.parametrize("point", POINTS)
+def test_nothing_is_lost_wherever_it_happens(point: str, action: str, scene: Scene) -> None:
+    """The study ends as one set in the PACS, whatever happened at *point*."""
+    hits = scene.points.with_name("failpoints.hits")
+    shutil.rmtree(hits, ignore_errors=True)
+    part = scene.points.with_suffix(".part")
+    part.write_text(f"{point}={action}\n", encoding="ascii")
+    part.replace(scene.points)
+    study = scene.modality.make(scene.number)
+    scene.number += 1
+    scene.modality.send(study, scene.stand.port, scene.stand.called, threading.Event())
+    wait_for(f"{point} to be reached", lambda: list(hits.glob("*")) if hits.is_dir() else [], limit=60)
+    wait_for("all to come to rest", lambda: at_rest(scene.stand), limit=150)
+    verdict = judge(scene.stand, scene.ledger)
+    assert verdict.is_clean, verdict
