@@ -10,6 +10,7 @@ import typer
 from node.bootstrap import build
 from node.cli.common import Home, Parent, run_app, settings_for
 from node.processes import end_with_parent
+from workers.ear import Ear
 from workers.preview import preview_command
 from workers.standalone import run_command
 from workers.tasks import make_worker_app
@@ -37,7 +38,9 @@ def worker(
     if parent:
         end_with_parent(parent)
     services = build(settings, f"worker-{queue}")
-    celery = make_worker_app(services)
+    ear = Ear(services.broker, str(queue))
+    celery = make_worker_app(services, ear)
+    ear.watch()
     # One slot a worker, in its own process: the model runs in a child, so Celery's pool would only add another.
     celery.worker_main([
         "worker", "--queues", str(queue), "--pool", "solo", "--concurrency", "1", "--loglevel", "WARNING",

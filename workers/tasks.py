@@ -15,22 +15,25 @@ from node.domain.job import Job, JobState
 from node.errors import InputInvalid, LeaseLost, ModelNotApplicable, NodeError, Permanent
 from node.failpoints import reach
 from node.logs import failure
+from workers.ear import Ear
 from workers.inference import InferenceChild
 from workers.pipeline import run_attempt
 
 log = logging.getLogger(__name__)
 
 
-def make_worker_app(services: Services) -> Celery:
+def make_worker_app(services: Services, ear: Ear) -> Celery:
     """Return a Celery application that answers both doorbells with *services*."""
     app = make_app(services.settings.broker)
     child = InferenceChild()
 
     def answer_run(job_id: str) -> None:
-        run_most_urgent(services, child, hint=job_id)
+        with ear.busy():
+            run_most_urgent(services, child, hint=job_id)
 
     def answer_deliver(job_id: str) -> None:
-        services.deliverer().deliver(job_id)
+        with ear.busy():
+            services.deliverer().deliver(job_id)
 
     _bind(app, "run_job", answer_run)
     _bind(app, "deliver", answer_deliver)
