@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-cases evaluate constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-cases evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,6 +32,10 @@ DB ?= sqlite
 chaos: ## kill -9 everything, over and over, and count what is left: SEED=.. MINUTES=.. DB=sqlite|postgres
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.chaos --seed $(SEED) --minutes $(MINUTES) --db $(DB) $(if $(REPORT),--report $(REPORT))
+
+test-mutants: ## take one guard away at a time: some test must notice each
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.chaos.mutants
 
 test-viewers: ## every kind of result in OHIF and dwv, in a real browser (needs npm)
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

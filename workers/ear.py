@@ -52,7 +52,8 @@ class Ear:
             self._still_since = None
             return False
         now = self._clock()
-        self._still_since = self._still_since or now
+        if self._still_since is None:
+            self._still_since = now
         return now - self._still_since >= _DEAF_AFTER
 
     def watch(self) -> None:

@@ -1,0 +1,145 @@
+"""Take one guard away at a time and see that some test notices: `make test-mutants`.
+
+    python -m tests.chaos.mutants [--only TEXT]
+
+Each mutant is a change of a few words in a copy of the working tree: a sync, a guard of a WHERE clause, a unique key, an
+epoch, a doorbell. A mutant under which all tests pass is a guard that nobody would miss: the run then ends with 1. The
+last line on standard output is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = (
+    "tests/unit/node/db", "tests/unit/node/test_store.py", "tests/unit/node/test_planning.py",
+    "tests/unit/node/test_sweep.py", "tests/unit/node/test_delivery.py", "tests/integration/test_scp.py",
+    "tests/unit/node/test_life_of_a_job.py",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mutant:
+    """One guard, and what stands there without it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+def _m(name: str, file: str, old: str, new: str = "") -> Mutant:
+    return Mutant(name=name, file=file, old=old, new=new)
+
+
+_JOBS, _RESULTS, _STUDIES = "node/db/jobs.py", "node/db/results.py", "node/db/studies.py"
+_TABLES = "node/db/migrations/versions/0001_studies_jobs_results.py"
+MUTANTS = (
+    _m("no sync of a file's data", "node/store.py", "                os.fsync(file.fileno())\n"),
+    _m("no sync of its folder", "node/store.py", "        _sync_folder(path.parent)\n        reach(", "        reach("),
+    _m("no sync of a new folder's entry", "node/store.py", "        _sync_folder(folder.parent)\n        if len", "        if len"),
+    _m("SQLite commits may be rolled back", "node/db/session.py", "synchronous=FULL", "synchronous=NORMAL"),
+    _m("transactions upgrade from reading", "node/db/session.py", 'else "BEGIN IMMEDIATE"', 'else "BEGIN"'),
+    _m("a claim does not look at the state", _JOBS, "JobRow.state == JobState.PENDING, JobRow.not_before <= now",
+       "JobRow.state != JobState.DONE, JobRow.not_before <= now"),
+    _m("a claim does not wait", _JOBS, "JobRow.state == JobState.PENDING, JobRow.not_before <= now",
+       "JobRow.state == JobState.PENDING"),
+    _m("a claim keeps the epoch", _JOBS, "state=JobState.LEASED, epoch=JobRow.epoch + 1", "state=JobState.LEASED"),
+    _m("a claim does not count", _JOBS, " attempts=JobRow.attempts + 1, owner", " owner"),
+    _m("a move does not look at the epoch", _JOBS,
+       ".where(JobRow.id == job.id, JobRow.state == job.state, JobRow.epoch == job.epoch)\n        .values(state=state",
+       ".where(JobRow.id == job.id, JobRow.state == job.state)\n        .values(state=state"),
+    _m("a move does not look at the state", _JOBS,
+       ".where(JobRow.id == job.id, JobRow.state == job.state, JobRow.epoch == job.epoch)\n        .values(state=state",
+       ".where(JobRow.id == job.id, JobRow.epoch == job.epoch)\n        .values(state=state"),
+    _m("a heartbeat does not look at the epoch", _JOBS,
+       "JobRow.id == job.id, JobRow.epoch == job.epoch, JobRow.state.in_(HELD)", "JobRow.id == job.id, JobRow.state.in_(HELD)"),
+    _m("ending others' jobs keeps the epoch", _JOBS, "values(state=state, epoch=JobRow.epoch + 1, owner=", "values(state=state, owner="),
+    _m("no limit of attempts", _JOBS, "if job.attempts >= max_attempts:", "if job.attempts >= max_attempts + 99:"),
+    _m("a new job rings nobody", _JOBS, '    events.announce(session, RUN_JOB, job_id, at=at)\n    return job_id', "    return job_id"),
+    _m("a finished set rings nobody", _JOBS,
+       "    events.announce(session, DELIVER, job.id, at=at)\n    return ready", "    return ready"),
+    _m("a retried job rings nobody", _JOBS, "    events.announce(session, RUN_JOB, job.id, at=at)\n    return retried", "    return retried"),
+    _m("a job that has waited rings nobody", _JOBS, "        events.announce(session, RUN_JOB, row.id, at=now)\n"),
+    _m("older revisions run on", _JOBS, "JobRow.revision < revision", "JobRow.revision < -revision"),
+    _m("one set twice", _JOBS, "    _forget_results(session, job.id)\n"),
+    _m("a concluded delivery may be another's", _RESULTS,
+       "DeliveryRow.state == _S.SENDING, DeliveryRow.owner == worker)", "DeliveryRow.state == _S.SENDING)"),
+    _m("a concluded delivery may stand anywhere", _RESULTS,
+       "DeliveryRow.state == _S.SENDING, DeliveryRow.owner == worker)", "DeliveryRow.owner == worker)"),
+    _m("a dead sender's result is sent blindly", _RESULTS, ".values(state=_S.UNKNOWN, owner=", ".values(state=_S.QUEUED, owner="),
+    _m("results overtake each other", _RESULTS, "        if not _is_due(row, now):\n            break\n",
+       "        if not _is_due(row, now):\n            continue\n"),
+    _m("settling does not look at the epoch", _STUDIES, "StudyRow.epoch == study.epoch, StudyRow.state", "StudyRow.state"),
+    _m("settling does not look at the last instance", _STUDIES,
+       "quiet = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)",
+       "quiet = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN)"),
+    _m("a late instance does not reopen", _STUDIES, "if study.state == StudyState.SETTLED:", "if False:"),
+    _m("two patients are no conflict", _STUDIES, "if study.patient_id != kept.facts.patient_id and", "if False and"),
+    _m("a job may stand twice", _TABLES,
+       "    sa.UniqueConstraint('study_uid', 'model', 'revision', name=op.f('uq_job_study_uid_model_revision'))\n"),
+    _m("an instance may stand twice", _TABLES,
+       "    sa.UniqueConstraint('sop_uid', 'content_sha', name=op.f('uq_instance_sop_uid_content_sha'))\n"),
+    _m("a delivery may stand twice", _TABLES,
+       "    sa.UniqueConstraint('result_id', 'peer', name=op.f('uq_delivery_result_id_peer'))\n"),
+    _m("a bell is forgotten before it is rung", "node/sweep.py", "            self.broker.ring(topic, job_id)\n            reach(",
+       "            with self.database.transaction() as session:\n                events.mark_rung(session, [bell])\n"
+       "            self.broker.ring(topic, job_id)\n            reach("),
+    _m("abandoned jobs stay", "node/sweep.py", "return lease_until is None or lease_until < now or is_dead(owner)", "return False"),
+    _m("lost bells stay lost", "node/sweep.py", "self._relay, self._ring_again, self._care", "self._relay, self._care"),
+    _m("success without the bytes", "node/scp/handlers.py", "return _refuse(OUT_OF_RESOURCES, calling_ae, why)", "return SUCCESS"),
+    _m("success for another instance", "node/intake.py", "        _compare(facts, sop_class, sop_uid)\n"),
+    _m("an unknown outcome is not asked for", "node/delivery.py", "DeliveryState.UNKNOWN and", "DeliveryState.PARKED and"),
+)  # fmt: skip
+
+
+def outcome(mutant: Mutant, tree: Path) -> str:
+    """Return "killed", "survived" or "not there" for one mutant."""
+    file = tree / mutant.file
+    before = file.read_text(encoding="utf-8")
+    if mutant.old not in before:
+        return "not there"
+    file.write_text(before.replace(mutant.old, mutant.new, 1), encoding="utf-8")
+    try:
+        environment = os.environ | {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+        line = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *QUICK]
+        ran = subprocess.run(line, cwd=tree, env=environment, capture_output=True, text=True, timeout=900, check=False)
+    finally:
+        file.write_text(before, encoding="utf-8")
+    return "survived" if ran.returncode == 0 else "killed"
+
+
+def main() -> None:
+    """Try every mutant."""
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutants")
+    parser.add_argument("--only", default="", help="mutants whose name holds this text")
+    wanted = parser.parse_args().only
+    found: dict[str, list[str]] = {"killed": [], "survived": [], "not there": []}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        tree = Path(scratch) / "tree"
+        left_out = shutil.ignore_patterns(".venv", ".git", "__pycache__", "out", "demo-out", ".*_cache", ".hypothesis")
+        shutil.copytree(ROOT, tree, ignore=left_out)
+        for mutant in MUTANTS:
+            if wanted not in mutant.name:
+                continue
+            began = time.monotonic()
+            how = outcome(mutant, tree)
+            found[how].append(mutant.name)
+            sys.stderr.write(f"{how}: {mutant.name} ({time.monotonic() - began:.0f} s)\n")
+    figures = {"bench": "mutants", **{how.replace(" ", "_"): len(names) for how, names in found.items()}}
+    sys.stdout.write(json.dumps(figures | {"survivors": found["survived"] + found["not there"]}) + "\n")
+    sys.exit(1 if found["survived"] or found["not there"] else 0)
+
+
+if __name__ == "__main__":
+    main()
