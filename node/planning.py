@@ -112,7 +112,8 @@ def _plan(
     new = jobs.NewJob(
         study_uid=study.uid, series_uid=series.uid, model=rule.model, model_digest=model_digest, revision=revision,
         rule=rule.name, priority=rule.priority, input_digest=digest, calling_ae=series.calling_ae,
-        destinations=rule.destinations, instance_ids=tuple(instance.id for instance in instances),
+        destinations=rule.destinations, deadline=rule.deadline,
+        instance_ids=tuple(instance.id for instance in instances),
     )  # fmt: skip
     return jobs.add(session, new, at=now), True
 

@@ -142,6 +142,7 @@ class RuleSettings(BaseModel):
     manufacturer: Pattern = ""
     calling_ae: tuple[AeTitle, ...] = ()
     priority: int = Field(default=5, ge=1, le=9)
+    deadline: Duration = timedelta(0)  # after settling, by which results should be at every destination; 0: none
     destinations: tuple[str, ...] = (SENDER,)
 
     @model_validator(mode="after")

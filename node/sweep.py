@@ -53,7 +53,8 @@ class Sweep:
 
     def _parts(self) -> tuple[Callable[[], None], ...]:
         """The parts of a round; what may take seconds comes last."""
-        quick = (self._settle, self._free_abandoned, self._wake, self._relay, self._ring_again, self._care)
+        due = (self._settle, self._free_abandoned, self._wake, self._tell_late)
+        quick = (*due, self._relay, self._ring_again, self._care)
         return (*quick, self._look_at_verdicts)
 
     def _settle(self) -> None:
@@ -85,6 +86,12 @@ class Sweep:
     def _wake(self) -> None:
         with self.database.transaction() as session:
             jobs.wake_due(session, now=self.now())
+
+    def _tell_late(self) -> None:
+        with self.database.transaction() as session:
+            late = jobs.tell_late(session, now=self.now())
+        if late:
+            log.error("deadlines missed", extra={"count": late})
 
     def _relay(self) -> None:
         """Ring the doorbells that were announced; one that rings twice does no harm, one forgotten would."""

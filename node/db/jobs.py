@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from node.db import events
 from node.db.studies import StoredInstance, _stored
 from node.db.tables import DeliveryRow, InstanceRow, JobInputRow, JobRow, ResultRow
-from node.domain.job import ENDED, HELD, Job, JobState, check_move
+from node.domain.job import ENDED, HELD, Job, JobState, check_move, rank_of
 from node.domain.profile import DEFAULT
 from node.errors import LeaseLost, NotFound
 
@@ -37,6 +37,7 @@ class NewJob:
     calling_ae: str
     destinations: tuple[str, ...]
     instance_ids: tuple[int, ...]
+    deadline: timedelta = timedelta(0)  # from now; 0: none
 
 
 def add(session: Session, new: NewJob, *, at: datetime) -> str:
@@ -46,7 +47,8 @@ def add(session: Session, new: NewJob, *, at: datetime) -> str:
         id=job_id, study_uid=new.study_uid, series_uid=new.series_uid, model=new.model, model_digest=new.model_digest,
         revision=new.revision, rule=new.rule, priority=new.priority, state=JobState.PENDING,
         input_digest=new.input_digest, calling_ae=new.calling_ae, destinations=list(new.destinations),
-        settled_at=at, created_at=at, updated_at=at, not_before=at,
+        settled_at=at, created_at=at, updated_at=at, not_before=at, rank=rank_of(new.priority, at),
+        deadline_at=at + new.deadline if new.deadline else None,
     )  # fmt: skip
     session.add(row)
     session.flush()
@@ -64,7 +66,7 @@ def claim(session: Session, *, worker: str, now: datetime, lease: timedelta) -> 
     urgent = (
         select(JobRow.id)
         .where(JobRow.state == JobState.PENDING, JobRow.not_before <= now)
-        .order_by(JobRow.priority, JobRow.created_at, JobRow.id)
+        .order_by(JobRow.rank, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # on PostgreSQL; BEGIN IMMEDIATE holds SQLite
         .scalar_subquery()
@@ -132,6 +134,19 @@ def give_back(session: Session, job: Job, *, reason: str, at: datetime, wait: ti
     )  # fmt: skip
 
 
+def tell_late(session: Session, *, now: datetime) -> int:
+    """Mark jobs whose deadline has gone by before their results were everywhere, once each; return how many."""
+    rows = session.scalars(
+        update(JobRow)
+        .where(JobRow.deadline_at <= now, JobRow.late.is_(False), JobRow.state.not_in(ENDED))
+        .values(late=True, updated_at=now)
+        .returning(JobRow)
+    ).all()
+    for row in rows:
+        events.record(session, "deadline missed", who="sweep", at=now, detail=f"while {row.state}", job_id=row.id)
+    return len(rows)
+
+
 def wake_due(session: Session, *, now: datetime) -> int:
     """Make jobs pending whose waiting time is over; return how many."""
     rows = session.scalars(
@@ -154,7 +169,7 @@ def held(session: Session) -> list[Job]:
 def long_pending(session: Session, *, before: datetime, limit: int = 20) -> list[str]:
     """Return pending jobs that nobody took since *before*: their doorbell may be lost."""
     waiting = (JobRow.state == JobState.PENDING) & (JobRow.updated_at <= before)
-    order = (JobRow.priority, JobRow.created_at)
+    order = (JobRow.rank, JobRow.id)
     return list(session.scalars(select(JobRow.id).where(waiting).order_by(*order).limit(limit)))
 
 
@@ -363,5 +378,5 @@ def to_domain(row: JobRow) -> Job:
         attempts=row.attempts, reason=row.reason, input_digest=row.input_digest, calling_ae=row.calling_ae,
         destinations=tuple(row.destinations), settled_at=row.settled_at, created_at=row.created_at,
         updated_at=row.updated_at, not_before=row.not_before, owner=row.owner, lease_until=row.lease_until,
-        progress=row.progress, stage=row.stage,
+        progress=row.progress, stage=row.stage, deadline_at=row.deadline_at, late=row.late,
     )  # fmt: skip

@@ -5,7 +5,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, ForeignKey, Index, Integer, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator
@@ -127,7 +139,7 @@ class JobRow(Base):
     __tablename__ = "job"
     __table_args__ = (
         UniqueConstraint("study_uid", "model", "revision"),
-        Index("ix_job_claim", "state", "priority", "created_at"),
+        Index("ix_job_claim", "state", "rank"),
     )
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
     study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"))
@@ -137,6 +149,9 @@ class JobRow(Base):
     revision: Mapped[int]
     rule: Mapped[str] = mapped_column(String(64))
     priority: Mapped[int]
+    rank: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # the lowest is claimed first
+    deadline_at: Mapped[datetime | None]
+    late: Mapped[bool] = mapped_column(default=False, server_default=false())  # its deadline went by, and was told
     state: Mapped[str] = mapped_column(String(16))
     epoch: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)

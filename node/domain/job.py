@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from node.errors import IllegalMove
@@ -54,6 +54,15 @@ ENDED = frozenset({
 })  # fmt: skip
 
 
+#: How long a job waits before it is as urgent as a fresh one of the next priority: nothing starves behind urgent work.
+AGEING = timedelta(minutes=30)
+
+
+def rank_of(priority: int, created_at: datetime) -> int:
+    """Return the order in which jobs are claimed, lowest first: by priority, and by age where that has grown enough."""
+    return round(created_at.timestamp() + priority * AGEING.total_seconds())
+
+
 def check_move(job_id: str, old: JobState, new: JobState) -> None:
     """Refuse a move that no job can make, naming both states."""
     if new not in MOVES[old]:
@@ -87,6 +96,8 @@ class Job:
     lease_until: datetime | None = None
     progress: float = 0.0
     stage: str = ""
+    deadline_at: datetime | None = None  # by which its results should be at every destination
+    late: bool = False  # they were not
 
     @property
     def fields(self) -> dict[str, object]:

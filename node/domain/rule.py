@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import timedelta
 
 from node.domain.study import Series
 
@@ -33,6 +34,7 @@ class Rule:
     manufacturer: str = ""
     calling_ae: tuple[str, ...] = ()
     priority: int = 5  # 1 (most urgent) to 9
+    deadline: timedelta = timedelta(0)  # after settling, by which results should be at every destination; 0: none
     destinations: tuple[str, ...] = ("sender",)
 
     def refusal(self, series: Series, study_description: str = "") -> str:

@@ -2,10 +2,12 @@
 
     python -m tests.chaos.mutants [--only TEXT]
 
-Each mutant is a change of a few words in a copy of the working tree: a sync, a guard of a WHERE clause, a unique key, an
-epoch, a doorbell. A mutant under which all tests pass is a guard that nobody would miss: the run then ends with 1. The
+Each mutant is a change of a few words in a copy of the working tree: a sync, a guard of a WHERE clause, a unique key,
+an epoch, a doorbell. A mutant under which all tests pass is a guard that nobody would miss: the run then ends with 1. The
 last line on standard output is one JSON object.
 """
+
+# ruff: noqa: E501  # the words that a mutant takes away stand as they stand in the code
 
 from __future__ import annotations
 

@@ -199,3 +199,27 @@ def test_an_ended_job_leaves_its_state_only_on_a_persons_word() -> None:
     """Pending again, or, where its results exist already, to their delivery."""
     assert all(MOVES[state] <= {JobState.PENDING} for state in ENDED - {JobState.CANCELLED})
     assert MOVES[JobState.CANCELLED] == {JobState.PENDING, JobState.RESULT_READY}
+
+
+def test_routine_work_does_not_starve_behind_urgent_work(world: World) -> None:
+    """Each half hour of waiting makes a job as urgent as a fresh one of the next priority."""
+    old = world.add_job(priority=5)
+    world.clock.advance(4 * 30 * 60 + 1)
+    urgent = world.add_job(priority=1)
+    claimed = [world.claim(), world.claim()]
+    assert [job.id for job in claimed if job] == [old, urgent]
+
+
+def test_a_missed_deadline_is_told_once(world: World) -> None:
+    """Of a job whose results are not everywhere by then; never of one without a deadline, or that has ended."""
+    job_id = world.add_job(deadline=timedelta(minutes=10))
+    world.add_job()
+    world.clock.advance(599)
+    for _ in range(2):
+        world.sweep().round()
+    assert not world.job(job_id).late
+    world.clock.advance(2)
+    for _ in range(2):
+        world.sweep().round()
+    assert world.job(job_id).late
+    assert [one.what for one in world.story(job_id=job_id)].count("deadline missed") == 1

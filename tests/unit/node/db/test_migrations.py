@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Engine, event
 
 from node.db.session import Database, check_schema, migrate, open_engine
 from node.db.tables import Base
@@ -31,11 +33,48 @@ def test_migrating_twice_is_fine(empty_url: str) -> None:
         engine.dispose()
 
 
+class Killed(BaseException):
+    """kill -9."""
+
+
+def test_a_migration_may_be_killed_before_any_statement(empty_url: str) -> None:
+    """The next run begins anew and ends with the newest schema; rows that were there stay."""
+    left = [0]
+
+    def count(*_: Any, **__: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Killed
+
+    event.listen(Engine, "before_cursor_execute", count)
+    try:
+        kills = 0
+        for after in range(1, 500, 3):
+            left[0] = after
+            try:
+                migrate(empty_url)
+            except Killed:
+                kills += 1
+                continue
+            break
+    finally:
+        event.remove(Engine, "before_cursor_execute", count)
+    assert kills > 10
+    engine = open_engine(empty_url)
+    try:
+        check_schema(engine, empty_url)
+        with engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, Base.metadata) == []
+    finally:
+        engine.dispose()
+
+
 def test_a_database_without_tables_is_refused_with_the_way_out(empty_url: str) -> None:
     """An unmigrated database is named, and so is the command that helps."""
     engine = open_engine(empty_url)
     try:
-        with pytest.raises(SettingsError, match="schema none, not 0003: run `pacs-node migrate`"):
+        with pytest.raises(SettingsError, match="schema none, not 0006: run `pacs-node migrate`"):
             check_schema(engine, empty_url)
     finally:
         engine.dispose()
