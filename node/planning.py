@@ -15,7 +15,7 @@ from node.db import events, jobs, studies
 from node.db.session import Database
 from node.db.studies import Choice
 from node.db.tables import StudyRow
-from node.domain.rule import Rule, best_first
+from node.domain.rule import LateImages, Rule, best_first
 from node.domain.study import Series
 from node.failpoints import reach
 from node.logs import failure
@@ -64,6 +64,11 @@ def _settle(session: Session, uid: str, rules: Sequence[Rule], *, quiet: timedel
     job_ids: list[str] = []
     valid: list[str] = []
     for rule, series in wanted:
+        if rule.late_images is LateImages.KEEP and (kept := jobs.first_sent(session, uid, rule.model)):
+            detail = f"revision {revision} brought other images; rule {rule.name} keeps the result that was sent"
+            events.record(session, "late images not read", who="sweep", at=now, detail=detail, job_id=kept)
+            valid.append(kept)
+            continue
         job_id, new = _plan(session, study, revision, rule, series, now=now)
         (job_ids if new else valid).append(job_id)
     jobs.supersede_unfinished(session, uid, revision, at=now, keep=valid)

@@ -18,7 +18,7 @@ from pydantic_settings import SettingsError as UnreadableEnvironment
 
 from node.domain.peer import SENDER, Peer
 from node.domain.profile import DEFAULT, Language, Profile, SegType, Split, SrClass
-from node.domain.rule import Rule
+from node.domain.rule import LateImages, Rule
 from node.errors import NotFound, SettingsError
 
 FILE_NAME = "pacs-node.toml"
@@ -143,6 +143,7 @@ class RuleSettings(BaseModel):
     calling_ae: tuple[AeTitle, ...] = ()
     priority: int = Field(default=5, ge=1, le=9)
     deadline: Duration = timedelta(0)  # after settling, by which results should be at every destination; 0: none
+    late_images: LateImages = LateImages.REVISE
     destinations: tuple[str, ...] = (SENDER,)
 
     @model_validator(mode="after")

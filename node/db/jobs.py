@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
 from node.db import events
@@ -176,12 +176,28 @@ def long_pending(session: Session, *, before: datetime, limit: int = 20) -> list
 def supersede_unfinished(
     session: Session, study_uid: str, revision: int, *, at: datetime, keep: Collection[str] = ()
 ) -> int:
-    """End the jobs of older revisions whose results do not exist yet, but those to *keep*; return how many."""
+    """End the jobs of older revisions of whose results nothing was ever sent, but those to *keep*; return how many."""
     older = (JobRow.revision < revision) & JobRow.id.not_in(list(keep))
     early = [s for s in JobState if s not in ENDED and s not in (JobState.RESULT_READY, JobState.DELIVERING)]
+    begun = exists().where(DeliveryRow.job_id == JobRow.id, (DeliveryRow.tries > 0) | (DeliveryRow.state == "sending"))
+    unsent = (JobRow.state == JobState.RESULT_READY) & ~begun
     reason = f"revision {revision} of the study took its place"
-    mine = (JobRow.study_uid == study_uid) & older & JobRow.state.in_(early)
-    return len(_end_all(session, mine, JobState.SUPERSEDED, who="sweep", reason=reason, at=at))
+    mine = (JobRow.study_uid == study_uid) & older & (JobRow.state.in_(early) | unsent)
+    ended = _end_all(session, mine, JobState.SUPERSEDED, who="sweep", reason=reason, at=at)
+    session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.job_id.in_(ended))
+        .values(state="cancelled", updated_at=at, reason=reason)
+    )
+    return len(ended)
+
+
+def first_sent(session: Session, study_uid: str, model: str) -> str | None:
+    """Return the newest job of this study and model of which something was sent; None where nothing was."""
+    begun = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.tries > 0)
+    mine = (JobRow.study_uid == study_uid) & (JobRow.model == model)
+    standing = JobRow.state.in_((JobState.DELIVERING, JobState.DONE))
+    return session.scalar(select(JobRow.id).where(mine, standing, begun).order_by(JobRow.revision.desc()).limit(1))
 
 
 def stop_for_conflict(session: Session, study_uid: str, *, who: str, at: datetime) -> list[str]:

@@ -35,7 +35,7 @@ MOVES: dict[JobState, frozenset[JobState]] = {
         _S.NOT_APPLICABLE, _S.INPUT_INVALID,
     }),
     _S.RETRY_WAIT: frozenset({_S.PENDING, _S.CANCELLED, _S.SUPERSEDED}),
-    _S.RESULT_READY: frozenset({_S.DELIVERING, _S.DONE, _S.CANCELLED}),
+    _S.RESULT_READY: frozenset({_S.DELIVERING, _S.DONE, _S.CANCELLED, _S.SUPERSEDED}),
     _S.DELIVERING: frozenset({_S.DONE, _S.CANCELLED}),
     _S.DONE: frozenset(),
     _S.FAILED: frozenset({_S.PENDING}),

@@ -5,8 +5,16 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 
 from node.domain.study import Series
+
+
+class LateImages(StrEnum):
+    """What images that come after a result was sent bring about."""
+
+    REVISE = "revise"  #: a new result over all images, which names the one that it takes the place of
+    KEEP = "keep"  #: nothing: the first result stands, and the job says so
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +43,7 @@ class Rule:
     calling_ae: tuple[str, ...] = ()
     priority: int = 5  # 1 (most urgent) to 9
     deadline: timedelta = timedelta(0)  # after settling, by which results should be at every destination; 0: none
+    late_images: LateImages = LateImages.REVISE
     destinations: tuple[str, ...] = ("sender",)
 
     def refusal(self, series: Series, study_description: str = "") -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.db import jobs, studies
+from node.db import jobs, results, studies
+from node.db.results import Outcome
 from node.delivery import retry_job
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
+from node.domain.rule import LateImages
 from node.domain.study import StudyState
 from node.errors import IllegalMove
 from node.planning import digest_of
@@ -102,6 +105,50 @@ def test_a_worker_at_an_older_revision_loses_its_job(world: World) -> None:
     world.settle()
     superseded = world.job(running.id)
     assert (superseded.state, superseded.epoch) == (JobState.SUPERSEDED, running.epoch + 1)
+
+
+def published(world: World, *, sent: bool) -> str:
+    """Return a job whose set is ready, and tried to be sent once where it is *sent*; then a late instance came."""
+    images = synthetic_ct(slices=5)
+    world.keep(*images[:4])
+    world.settle()
+    job = world.start()
+    world.publish(job, [("seg", SEG_CLASS, "2.25.77", b"x")], ["pacs"])
+    if sent:
+        with world.database.transaction() as session:
+            ((delivery, _),) = results.claim(
+                session, job.id, worker="io", now=world.clock(), lease=timedelta(seconds=60)
+            )
+            jobs.advance(session, jobs.get(session, job.id), JobState.DELIVERING, at=world.clock())
+            results.conclude(
+                session, delivery, Outcome(state=DeliveryState.ACKED, status="0000"), worker="io", at=world.clock()
+            )
+    world.keep(images[4])
+    world.settle()
+    return job.id
+
+
+def test_a_set_that_nobody_was_sent_is_dropped_for_the_newer_revision(world: World) -> None:
+    """Two results of one study, the older of which nobody has seen, would only contradict each other."""
+    job_id = published(world, sent=False)
+    assert world.job(job_id).state is JobState.SUPERSEDED
+    assert [one.state for one in world.deliveries(job_id)] == [DeliveryState.CANCELLED]
+    assert [job.revision for job in world.jobs()] == [1, 2]
+
+
+def test_a_set_that_was_sent_is_revised(world: World) -> None:
+    """The PACS keeps the first; the second names it."""
+    job_id = published(world, sent=True)
+    assert world.job(job_id).state is JobState.DELIVERING
+    assert [(job.revision, job.state) for job in world.jobs()][1:] == [(2, JobState.PENDING)]
+
+
+def test_a_rule_may_keep_the_result_that_was_sent(world: World) -> None:
+    """No second job; the first says why."""
+    world.rules = [replace(RULE, late_images=LateImages.KEEP)]
+    job_id = published(world, sent=True)
+    assert [job.id for job in world.jobs()] == [job_id]
+    assert world.story(job_id=job_id)[-1].what == "late images not read"
 
 
 def test_the_same_images_again_need_no_second_job(world: World) -> None:
