@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from models import catalogue
 from node import __version__
 from node.bootstrap import Services
-from node.cli.common import AsJson, Home, app, open_node, out, print_json
+from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
 from node.db import events, jobs, results, studies, verdicts
 from node.domain.job import Job, JobState
 from node.errors import BrokerAway
@@ -24,24 +22,13 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone().strftime("%d %b %H:%M:%S")
-
-
 def job_row(job: Job) -> tuple[str, ...]:
     """Return a job as the cells of one line."""
     colour = _COLOURS.get(job.state, "default")
     stage = f" {job.progress:.0%} {job.stage}" if job.state is JobState.RUNNING else ""
     return (
         job.id[:8], f"…{job.study_uid[-12:]}", job.model, f"[{colour}]{job.state}[/]{escape(stage)}",
-        str(job.attempts), _time(job.updated_at), escape(job.reason),
+        str(job.attempts), time_of(job.updated_at), escape(job.reason),
     )  # fmt: skip
 
 
@@ -59,10 +46,10 @@ def list_jobs(
     if json:
         print_json(found)
         return
-    table = _table("job", "study", "model", "state", "tries", "changed", "reason")
+    lines = table("job", "study", "model", "state", "tries", "changed", "reason")
     for job in found:
-        table.add_row(*job_row(job))
-    out.print(table if found else "no jobs")
+        lines.add_row(*job_row(job))
+    out.print(lines if found else "no jobs")
 
 
 @app.command(name="job")
@@ -83,7 +70,7 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
     out.print(f"[bold]{job.model}[/] on study {job.study_uid} (revision {job.revision})")
     out.print(f"{job.state} {escape(job.reason)}")
     for event in story:
-        out.print(f"  {_time(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+        out.print(f"  {time_of(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
     roles = {result.id: result.role for result in made}
     for delivery in deliveries:
         role = roles[delivery.result_id].upper()
@@ -93,7 +80,7 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
         out.print(f"  {result.role.upper():<4} {services.store.path(result.path)}")
     for verdict in given:
         said = f"verdict {verdict.kind} ({verdict.matched_by}): {verdicts.in_words(verdict)}"
-        out.print(f"  {_time(verdict.at)}  {escape(said)}  [dim]{escape(verdict.calling_ae)}[/]")
+        out.print(f"  {time_of(verdict.at)}  {escape(said)}  [dim]{escape(verdict.calling_ae)}[/]")
     for picture in pictures:
         out.print(f"  picture {picture}")
 
@@ -109,13 +96,13 @@ def list_studies(
     if json:
         print_json(found)
         return
-    table = _table("study", "description", "modality", "state", "rev", "series", "images", "last image", "reason")
+    lines = table("study", "description", "modality", "state", "rev", "series", "images", "last image", "reason")
     for one in found:
-        table.add_row(
+        lines.add_row(
             f"…{one.uid[-12:]}", escape(one.description), "/".join(one.modalities), str(one.state), str(one.revision),
-            str(one.series), str(one.instances), _time(one.last_at), escape(one.reason),
+            str(one.series), str(one.instances), time_of(one.last_at), escape(one.reason),
         )  # fmt: skip
-    out.print(table if found else "no studies")
+    out.print(lines if found else "no studies")
 
 
 @app.command(name="study")
@@ -140,7 +127,7 @@ def show_study(uid: str, home: Home = None, json: AsJson = False) -> None:
     for job in asked:
         out.print("  job", *job_row(job))
     for event in story:
-        out.print(f"  {_time(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+        out.print(f"  {time_of(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
 
 
 @app.command(name="models")

@@ -129,7 +129,7 @@ def _instance_values(kept: Kept) -> dict[str, Any]:
         "sop_uid": facts.sop_uid, "content_sha": kept.content_sha, "study_uid": facts.study_uid,
         "series_uid": facts.series_uid, "sop_class": facts.sop_class, "transfer_syntax": facts.transfer_syntax,
         "is_image": facts.rows > 0 and facts.columns > 0, "path": kept.path, "size": kept.size, "current": True,
-        "calling_ae": kept.calling_ae, "kept_at": kept.at,
+        "calling_ae": kept.calling_ae, "kept_at": kept.at, "patient_id": facts.patient_id,
     }  # fmt: skip
 
 
@@ -235,6 +235,20 @@ def list_studies(session: Session, *, limit: int = 100, uid: str = "") -> list[S
     modalities = _modalities(session, SeriesRow.study_uid.in_(uids))
     counts = _counts(session, uids)
     return [_study(row, modalities.get(row.uid, ()), *counts.get(row.uid, (0, 0))) for row in rows]
+
+
+def find_uid(session: Session, named: str) -> str:
+    """Return the UID of the study of that UID, unambiguous beginning of it, or accession number; else NotFound."""
+    if session.get(StudyRow, named) is not None:
+        return named
+    uids = select(StudyRow.uid).limit(2)
+    for mine in (StudyRow.accession_number == named, StudyRow.uid.startswith(named, autoescape=True)):
+        found = session.scalars(uids.where(mine)).all() if named else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise NotFound(f"more than one study is meant by {named}: give its whole UID")
+    raise NotFound(f"there is no study {named}")
 
 
 def get_study(session: Session, uid: str) -> Study:
