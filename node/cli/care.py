@@ -7,10 +7,15 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from models import catalogue
 from node import conflicts
+from node.broker import QUEUES
 from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of, who
 from node.conflicts import Conflict
-from node.errors import SettingsError
+from node.db import pauses
+from node.domain.pause import NODE, PauseKind
+from node.errors import NotFound, SettingsError
+from node.settings import Settings
 
 
 @app.command()
@@ -57,3 +62,47 @@ def _show(found: Conflict, *, json: bool) -> None:
         "nothing of it runs until you decide: --keep PATIENT_ID, or --discard-new for the patient that came first",
         markup=False,
     )
+
+
+What = Annotated[str, typer.Argument(help="node, queue:NAME, model:NAME or peer:NAME.")]
+
+
+@app.command()
+def pause(
+    what: What,
+    home: Home = None,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for those who see it later.")] = "",
+) -> None:
+    """Halt the node, a queue, a model or a peer: nothing new is begun. Images are still received and studies settle."""
+    services = open_node(home)
+    _check_what(what, services.settings)
+    with services.database.transaction() as session:
+        new = pauses.put(session, what, reason=reason, who=who(), at=services.now())
+    out.print(f"{what} is paused; what runs already is finished" if new else f"{what} was paused before")
+
+
+@app.command()
+def resume(what: What, home: Home = None) -> None:
+    """Let what was paused go on; what waits is taken up within seconds."""
+    services = open_node(home)
+    with services.database.transaction() as session:
+        if not pauses.end(session, what, who=who(), at=services.now()):
+            known = ", ".join(sorted(pauses.paused(session))) or "nothing"
+            raise NotFound(f"{what} is not paused; paused: {known}")
+    out.print(f"{what} goes on")
+
+
+def _check_what(what: str, settings: Settings) -> None:
+    """Refuse to pause what is not there: a slip of the pen would halt nothing and nobody would see it."""
+    kind, _, name = what.partition(":")
+    known = {
+        PauseKind.QUEUE: list(QUEUES),
+        PauseKind.MODEL: catalogue.card_names(),
+        PauseKind.PEER: [peer.name for peer in settings.peers],
+    }
+    if what == NODE:
+        return
+    if kind not in known:
+        raise SettingsError(f"{what!r} cannot be paused: say node, queue:NAME, model:NAME or peer:NAME")
+    if name not in known[PauseKind(kind)]:
+        raise NotFound(f"there is no {kind} {name!r}; known: {', '.join(known[PauseKind(kind)]) or 'none'}")

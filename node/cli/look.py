@@ -14,6 +14,7 @@ from node.cli.common import AsJson, Home, app, open_node, out, print_json, table
 from node.db import events, jobs, results, studies, verdicts
 from node.domain.job import Job, JobState
 from node.errors import BrokerAway
+from node.story import tell
 from node.supervisor import running_roles
 
 _COLOURS = {
@@ -128,6 +129,29 @@ def show_study(uid: str, home: Home = None, json: AsJson = False) -> None:
         out.print("  job", *job_row(job))
     for event in story:
         out.print(f"  {time_of(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+
+
+@app.command()
+def explain(study: str, home: Home = None, json: AsJson = False) -> None:
+    """Tell the whole story of a study (UID, its beginning, or accession number) and what a person should do next."""
+    services = open_node(home)
+    with services.database.reading() as session:
+        uid = studies.find_uid(session, study)
+        told = tell(session, uid, now=services.now(), quiet=services.settings.quiet_period)
+    if json:
+        print_json(told)
+        return
+    out.print(f"[bold]{told.study.uid}[/] is {told.study.state}, revision {told.study.revision}")
+    for line in told.lines:
+        who = f"  [dim]{escape(line.who)}[/]" if line.who else ""
+        out.print(f"  {time_of(line.at)}  {escape(line.says)}{who}")
+    for one in told.peers:
+        states = ", ".join(f"{count} {state}" for state, count in one.states.items())
+        why = f" ({one.reason})" if one.reason else ""
+        out.print(f"  results of {one.model} for {one.peer}: {states}{escape(why)}")
+    for title, sentences in (("waits for", told.waits_for), ("you should", told.next_steps)):
+        for sentence in sentences:
+            out.print(f"[bold]{title}[/]  {escape(sentence)}")
 
 
 @app.command(name="models")

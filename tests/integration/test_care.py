@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from node import cli
 from node.cli.common import app
 from node.db.session import Database, open_engine
+from node.db.tables import DeliveryRow
 from node.domain.job import JobState
 from node.domain.study import StudyState
 from node.testing import synthetic_ct
@@ -125,3 +127,84 @@ def test_only_a_study_in_conflict_waits_for_a_decision(node: World, call: Call) 
     node.settle()
     code, _, err = call("resolve", STUDY, "--discard-new")
     assert (code, "wait for no decision" in err) == (1, True)
+
+
+def test_a_study_tells_its_story_in_sentences(node: World, call: Call) -> None:
+    """What came, why it settled, which rule took or refused what, and what it waits for; nobody is named."""
+    node.keep(*synthetic_ct(slices=4, patient_id="P-1", patient_name="CANARY^NAME"))
+    node.keep(*synthetic_ct(slices=2, patient_id="P-1", patient_name="CANARY^NAME", series_number=2))
+    node.settle()
+    code, out, _ = call("explain", STUDY[:5])
+    told = " ".join(out.split())
+    assert code == 0
+    assert "SCANNER sent 6 instances of 2 series within 5 s" in told
+    assert "the study settled, revision 1: no instance for 60 s; 1 job planned" in told
+    assert "rule lungs took series 1 (CT, 4 images) for ct-lung" in told
+    assert "rule lungs refused series 2 (CT, 2 images): 2 slices, wanted at least 3" in told
+    assert "was planned by rule lungs" in told
+    assert "a free worker, since" in told
+    assert "you should nothing" in told
+    assert "CANARY" not in out
+    assert "P-1" not in out
+
+
+def test_the_story_of_a_conflict_ends_with_the_command_that_helps(node: World, call: Call) -> None:
+    """And after the decision it tells what was set aside."""
+    in_conflict(node)
+    story = json.loads(call("explain", STUDY, "--json")[1])
+    assert story["next_steps"] == [f"pacs-node resolve {STUDY}"]
+    assert call("resolve", STUDY, "--keep", "P-2")[0] == 0
+    _, out, _ = call("explain", STUDY)
+    told = " ".join(out.split())
+    assert "4 instances are set aside now" in told
+    assert "5 instances kept, 4 set aside" in told
+    assert "P-2" not in out
+
+
+def test_a_failed_job_and_a_parked_delivery_are_told_with_their_reasons(node: World, call: Call) -> None:
+    """Attempts, results and each peer's state; what a person should do names the job."""
+    node.keep(*synthetic_ct(slices=4))
+    node.settle()
+    job = node.start("gpu@reading-room:abcd:1:1")
+    node.publish(job, [("seg", "1.2.840.10008.5.1.4.1.1.66.4", "2.25.500", b"frozen")], ["pacs"])
+    with node.database.transaction() as session:
+        delivery = session.scalars(select(DeliveryRow)).one()
+        delivery.state, delivery.reason = "parked", "the peer refuses the SOP class"
+    story = json.loads(call("explain", STUDY, "--json")[1])
+    assert [(one["peer"], one["states"], one["reason"]) for one in story["peers"]] == [
+        ("pacs", {"parked": 1}, "the peer refuses the SOP class")
+    ]
+    assert story["next_steps"] == [f"mend it, then pacs-node retry {job.id[:8]}"]
+    assert "gpu on reading-room" in [line["who"] for line in story["lines"]]
+
+
+def test_a_study_is_found_by_its_accession_number(node: World, call: Call) -> None:
+    """As a radiologist would name it; a beginning that two share is none."""
+    for number, prefix in enumerate(("2.25.11", "2.25.12"), start=1):
+        made = synthetic_ct(slices=4, uid_prefix=prefix)
+        for ds in made:
+            ds.AccessionNumber = f"A-{number}"
+        node.keep(*made)
+    assert json.loads(call("explain", "A-2", "--json")[1])["study"]["uid"] == "2.25.12"
+    code, _, err = call("explain", "2.25.1")
+    assert (code, "more than one study" in err) == (3, True)
+
+
+def test_what_is_paused_is_said_where_a_person_looks(node: World, call: Call) -> None:
+    """In status, in the study's story, and in the events, with who and why; resume takes it back."""
+    node.keep(*synthetic_ct(slices=4))
+    node.settle()
+    assert call("pause", "model:ct-lung", "--reason", "new weights tomorrow")[0] == 0
+    assert "was paused before" in call("pause", "model:ct-lung")[1]
+    assert json.loads(call("explain", STUDY, "--json")[1])["waits_for"][0].endswith("a pause to end")
+    assert call("resume", "model:ct-lung")[0] == 0
+    code, _, err = call("resume", "model:ct-lung")
+    assert (code, "is not paused; paused: nothing" in err) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("what", "code"), [("model:nothing", 3), ("peer:nobody", 3), ("queue:fast", 3), ("everything", 2), ("queue:gpu", 0)]
+)
+def test_only_what_is_there_can_be_paused(call: Call, what: str, code: int) -> None:
+    """A slip of the pen would halt nothing, and nobody would see it."""
+    assert call("pause", what)[0] == code
