@@ -107,6 +107,20 @@ class Store:
         """Return how many bytes the disk of the store still takes."""
         return shutil.disk_usage(self.root).free
 
+    def free_percent(self) -> float:
+        """Return how much of the disk of the store is free, in percent."""
+        usage = shutil.disk_usage(self.root)
+        return 100.0 * usage.free / usage.total
+
+    @property
+    def quarantine(self) -> Path:
+        """Where files lie that belong to nothing and that nobody could file; it may not exist yet."""
+        return self.root / "quarantine"
+
+    def count_quarantined(self) -> int:
+        """Return how many files wait there for a person."""
+        return sum(path.is_file() for path in self.quarantine.rglob("*")) if self.quarantine.is_dir() else 0
+
     def _check_room(self, wanted: int) -> None:
         if self.free_bytes() - wanted < self._min_free:
             raise StoreFull("the disk of the store is nearly full: free some space, or lower min_free_bytes")

@@ -8,12 +8,13 @@ import typer
 from rich.markup import escape
 
 from models import catalogue
-from node import __version__
+from node import __version__, health
 from node.bootstrap import Services
 from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
-from node.db import events, jobs, results, studies, verdicts
+from node.db import events, jobs, pauses, results, studies, verdicts
 from node.domain.job import Job, JobState
 from node.errors import BrokerAway
+from node.health import needs
 from node.story import tell
 from node.supervisor import running_roles
 
@@ -183,40 +184,23 @@ def status(home: Home = None, json: AsJson = False) -> None:
 
 
 def _facts(services: Services) -> dict[str, Any]:
-    with services.database.reading() as session:
-        by_state = jobs.count_by_state(session)
-        by_study = studies.count_by_state(session)
-        by_peer = results.count_open_by_peer(session)
     try:
         bells: dict[str, int] | str = services.broker.waiting()
     except BrokerAway as why:
         bells = str(why)
-    roles = running_roles(services.settings.home)
+    home = health.Home(roles=running_roles(services.settings.home), doorbells=bells)
+    with services.database.reading() as session:
+        by_state = jobs.count_by_state(session)
+        by_study = studies.count_by_state(session)
+        by_peer = results.count_open_by_peer(session)
+        halted = pauses.list_pauses(session)
+        found = needs(session, services.store, services.settings, home, now=services.now())
     return {
-        "version": __version__, "home": services.settings.home, "roles": roles, "studies": by_study, "jobs": by_state,
-        "deliveries": by_peer, "doorbells": bells, "free_bytes": services.store.free_bytes(),
-        "needs": _needs(services, roles, by_state, by_study, by_peer),
+        "version": __version__, "home": services.settings.home, "roles": home.roles, "studies": by_study,
+        "jobs": by_state, "deliveries": by_peer, "doorbells": bells, "pauses": halted,
+        "free_bytes": services.store.free_bytes(), "free_percent": round(services.store.free_percent(), 1),
+        "needs": found,
     }  # fmt: skip
-
-
-def _needs(
-    services: Services, roles: dict[str, int], by_state: dict[str, int], by_study: dict[str, int],
-    by_peer: dict[str, dict[str, int]],
-) -> list[str]:  # fmt: skip
-    """Return what a person should look at, each with the next step."""
-    needs = []
-    if "supervisor" not in roles:
-        needs.append(f"no node is up in this home: pacs-node up --home {services.settings.home}")
-    if count := by_state.get(JobState.FAILED, 0):
-        needs.append(f"{count} failed: pacs-node jobs --state failed, then pacs-node retry JOB")
-    if count := by_study.get("conflict", 0):
-        needs.append(f"{count} studies name different patients: pacs-node studies")
-    for peer, states in by_peer.items():
-        if count := states.get("parked", 0):
-            needs.append(f"{count} results for {peer} are parked: pacs-node jobs, then pacs-node retry JOB")
-    if services.store.free_bytes() < services.settings.min_free_bytes:
-        needs.append("the disk is nearly full: the node refuses images until there is room")
-    return needs
 
 
 def _print_status(services: Services, facts: dict[str, Any]) -> None:
@@ -226,9 +210,10 @@ def _print_status(services: Services, facts: dict[str, Any]) -> None:
     out.print("roles     " + (", ".join(f"{name} ({pid})" for name, pid in facts["roles"].items()) or "none"))
     for what in ("studies", "jobs", "doorbells", "deliveries"):
         out.print(f"{what:<9} {_counts(facts[what])}")
-    out.print(f"disk      {facts['free_bytes'] / 2**30:.1f} GiB free")
+    out.print(f"disk      {facts['free_bytes'] / 2**30:.1f} GiB free, {facts['free_percent']:g} %")
     for need in facts["needs"]:
-        out.print(f"[yellow]look at[/]   {escape(need)}")
+        out.print(f"[yellow]look at[/]   {escape(need.says)}")
+        out.print(f"          [dim]{escape(need.helps)}[/]")
 
 
 def _counts(value: Any) -> str:

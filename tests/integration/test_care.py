@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from node import cli
 from node.cli.common import app
+from node.db import jobs
 from node.db.session import Database, open_engine
 from node.db.tables import DeliveryRow
 from node.domain.job import JobState
@@ -208,3 +209,29 @@ def test_what_is_paused_is_said_where_a_person_looks(node: World, call: Call) ->
 def test_only_what_is_there_can_be_paused(call: Call, what: str, code: int) -> None:
     """A slip of the pen would halt nothing, and nobody would see it."""
     assert call("pause", what)[0] == code
+
+
+def test_status_names_what_is_wrong_with_the_command_that_helps(node: World, call: Call) -> None:
+    """A conflict, a failed job, a parked and a late delivery, a pause, a job that nobody takes."""
+    in_conflict(node)
+    node.add_job()
+    failed = node.start()
+    with node.database.transaction() as session:
+        jobs.end(session, failed, JobState.FAILED, reason="boom", at=node.clock())
+    for peer, state in (("pacs", "parked"), ("archive", "retry_wait")):
+        node.add_job()
+        node.publish(node.start(), [("seg", "1.2.840.10008.5.1.4.1.1.66.4", f"2.25.{peer}", b"frozen")], [peer])
+        with node.database.transaction() as session:
+            delivery = session.scalars(select(DeliveryRow).where(DeliveryRow.peer == peer)).one()
+            delivery.state, delivery.tries = state, 3
+    node.add_job("ct-lung-nodule")
+    assert call("pause", "model:ct-lung")[0] == 0
+    code, out, _ = call("status", "--json")
+    found = {need["what"]: need for need in json.loads(out)["needs"]}
+    assert code == 1
+    assert set(found) == {"down", "broker", "conflict", "failed", "parked", "away", "pending", "paused"}
+    assert "pacs-node resolve" in found["conflict"]["helps"]
+    assert found["away"]["helps"] == "pacs-node echo archive"
+    assert found["paused"]["helps"] == "pacs-node resume model:ct-lung"
+    told = " ".join(call("status")[1].split())
+    assert all(need["says"] in told for need in found.values() if "since" not in need["says"])
