@@ -28,7 +28,7 @@ class Intake:
     """Keeps instances."""
 
     def __init__(self, database: Database, store: Store, now: Callable[[], datetime], *, manufacturer: str) -> None:
-        self._database, self._store, self._now = database, store, now
+        self._database, self.store, self._now = database, store, now
         self._manufacturer = manufacturer
 
     def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
@@ -40,7 +40,7 @@ class Intake:
         facts = read_facts(data)
         _compare(facts, sop_class, sop_uid)
         content_sha = sha256_hex(data)
-        path = self._store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
+        path = self.store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
         kept = studies.Kept(
             facts=facts, orientation=orientation_name(facts.orientation), content_sha=content_sha, path=path,
             size=len(data), calling_ae=calling_ae, at=self._now(),

@@ -45,6 +45,7 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
         (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end),
+        (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]
     server = ae.start_server((settings.host, settings.port), block=False, evt_handlers=bound)
     log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
