@@ -59,6 +59,9 @@ class Intake:
             new = studies.keep_instance(session, kept, wakes=wakes)
             if new and bearer and not ours:  # an edited result may keep our Manufacturer: only its UID decides
                 verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
+            if new and self.store.size_of(kept.path) < 0:
+                # The same instance was just deleted because its time was over: without its file it is not kept.
+                raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
             if new and studies.is_in_conflict(session, kept.facts.study_uid):
                 for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
                     results.cancel_open(session, job_id, at=kept.at)

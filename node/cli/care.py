@@ -106,3 +106,24 @@ def _check_what(what: str, settings: Settings) -> None:
         raise SettingsError(f"{what!r} cannot be paused: say node, queue:NAME, model:NAME or peer:NAME")
     if name not in known[PauseKind(kind)]:
         raise NotFound(f"there is no {kind} {name!r}; known: {', '.join(known[PauseKind(kind)]) or 'none'}")
+
+
+store_commands = typer.Typer(help="Look after the files of the node.", no_args_is_help=True)
+app.add_typer(store_commands, name="store")
+
+
+@store_commands.command()
+def verify(home: Home = None, json: AsJson = False) -> None:
+    """Hash every file that the table names; exit code 1 where one is damaged or missing. Changes nothing."""
+    services = open_node(home)
+    with services.store.undisturbed():
+        found = services.care().verify()
+    if json:
+        print_json(found)
+    else:
+        out.print(f"{found.files} files: {len(found.damaged)} damaged, {len(found.missing)} missing")
+        for what, names in (("damaged", found.damaged), ("missing", found.missing)):
+            for name in names:
+                out.print(f"{what}  {name}", style="red", markup=False)
+    if found.damaged or found.missing:
+        raise typer.Exit(1)

@@ -13,6 +13,7 @@ from node.bootstrap import Services
 from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
 from node.db import events, jobs, pauses, results, studies, verdicts
 from node.domain.job import Job, JobState
+from node.domain.study import Study
 from node.errors import BrokerAway
 from node.health import needs
 from node.story import tell
@@ -102,9 +103,14 @@ def list_studies(
     for one in found:
         lines.add_row(
             f"…{one.uid[-12:]}", escape(one.description), "/".join(one.modalities), str(one.state), str(one.revision),
-            str(one.series), str(one.instances), time_of(one.last_at), escape(one.reason),
+            str(one.series), str(one.instances), time_of(one.last_at), escape(_reason(one)),
         )  # fmt: skip
     out.print(lines if found else "no studies")
+
+
+def _reason(study: Study) -> str:
+    lost = f"{study.lost} images are missing from the store: have them sent again" if study.lost else ""
+    return "; ".join(part for part in (lost, study.reason) if part)
 
 
 @app.command(name="study")
