@@ -28,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 out = Console()
+err = Console(stderr=True, soft_wrap=True)
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The node's folder (default: PACS_NODE_HOME, else ./pacs-node-home).")
@@ -52,7 +53,7 @@ def run_app(commands: typer.Typer) -> None:
         commands()
     except NodeError as why:
         said = f"[bold red]{escape(type(why).__name__)}:[/] {escape(str(why))}"
-        Console(stderr=True, soft_wrap=True).print(said, highlight=False)
+        err.print(said, highlight=False)
         sys.exit(next(code for kind, code in EXIT_CODES if isinstance(why, kind)))
 
 
