@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,8 +18,7 @@ from node.domain.result import Delivery, DeliveryState
 from node.domain.study import Series, Study, StudyState
 
 _J, _D = JobState, DeliveryState
-#: Nobody waits for these any more; "verified" says more than "acked".
-_CONFIRMED = frozenset({"acked", "verified"})
+_CONFIRMED = frozenset(arrivals.TAKEN)  # nobody waits for these any more
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +65,9 @@ def tell(session: Session, uid: str, *, now: datetime, quiet: timedelta) -> Stor
     now_waits, steps = _open_ends(study, asked, peers, pauses.paused(session), now=now, quiet=quiet)
     if lost := arrivals.count_lost(session, uid):
         steps.append(f"{lost} of its images are missing from the store: have them sent again")
+    for job_id, peer in arrivals.sent_from_set_aside(session, uid):
+        why = "made from instances that were set aside: they may name the wrong patient"
+        steps.append(f"have the results of job {job_id[:8]} removed from {peer}: they were {why}")
     if unanswered and not now_waits:
         now_waits.append("nothing; no radiologist's verdict has come back yet")
     return Story(
@@ -186,7 +188,7 @@ def _end_of(job: Job, peers: Sequence[PeerState], paused: frozenset[str], *, now
         return f"its worker, {job.progress:.0%} done: {job.stage}", ""
     if job.state in (_J.PENDING, _J.RETRY_WAIT):
         if is_paused(paused, queue="gpu", model=job.model):
-            return "a pause to end", f"pacs-node resume, once it may go on: {', '.join(sorted(paused))}"
+            return _paused(what for what in sorted(paused) if is_paused((what,), queue="gpu", model=job.model))
         if job.not_before > now:
             return f"its next attempt in {span(job.not_before - now)}", ""
         return f"a free worker, since {span(now - job.updated_at)}", ""
@@ -202,10 +204,14 @@ def _delivery_end(job: Job, peers: Sequence[PeerState], paused: frozenset[str]) 
     if _D.PARKED in first.states:
         return f"a person: results for {first.peer} are parked{why}", f"mend it, then pacs-node retry {job.id[:8]}"
     if is_paused(paused, queue="io", peer=first.peer):
-        return "a pause to end", f"pacs-node resume, once it may go on: {', '.join(sorted(paused))}"
+        return _paused(what for what in sorted(paused) if is_paused((what,), queue="io", peer=first.peer))
     if _D.RETRY_WAIT in first.states or _D.UNKNOWN in first.states:
         return f"{first.peer} to take its results{why}", f"pacs-node echo {first.peer} tells whether it is there"
     return f"{first.peer} to take its results{why}", ""
+
+
+def _paused(holding: Iterable[str]) -> tuple[str, str]:
+    return "a pause to end", "; ".join(f"pacs-node resume {what}, once it may go on" for what in holding)
 
 
 def short_who(who: str) -> str:

@@ -11,7 +11,10 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from node.db.tables import InstanceRow
+from node.db.tables import DeliveryRow, InstanceRow, JobInputRow
+
+#: A peer has the result; "verified" says more than "acked".
+TAKEN = ("acked", "verified")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,3 +71,17 @@ def count_lost(session: Session, uid: str = "") -> int:
     lost = InstanceRow.lost_at.is_not(None)
     mine = lost & (InstanceRow.study_uid == uid) if uid else lost
     return session.scalar(select(func.count()).select_from(InstanceRow).where(mine)) or 0
+
+
+def sent_from_set_aside(session: Session, uid: str) -> list[tuple[str, str]]:
+    """Return (job, peer) of the results that a peer took and that were made from instances now set aside."""
+    mine = (InstanceRow.study_uid == uid) & (InstanceRow.set_aside != "")
+    rows = session.execute(
+        select(DeliveryRow.job_id, DeliveryRow.peer)
+        .join(JobInputRow, JobInputRow.job_id == DeliveryRow.job_id)
+        .join(InstanceRow, InstanceRow.id == JobInputRow.instance_id)
+        .where(mine, DeliveryRow.state.in_(TAKEN))
+        .distinct()
+        .order_by(DeliveryRow.job_id, DeliveryRow.peer)
+    )
+    return [(row[0], row[1]) for row in rows]

@@ -117,6 +117,12 @@ def forget_results(session: Session, uid: str, *, before: datetime, folder: str,
     return len(rows)
 
 
+def has_results(session: Session, job_id: str) -> bool:
+    """Return whether the files of a job's results are kept still, so that they can be sent again."""
+    kept = exists().where(ResultRow.job_id == job_id, ResultRow.deleted_at.is_(None))
+    return bool(session.scalar(select(kept)))
+
+
 def _note(session: Session, garbage: Sequence[Garbage], *, at: datetime) -> None:
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     values = [{"path": g.path, "study_uid": g.study_uid, "job_id": g.job_id or None, "at": at} for g in garbage]

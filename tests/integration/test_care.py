@@ -162,6 +162,21 @@ def test_the_story_of_a_conflict_ends_with_the_command_that_helps(node: World, c
     assert "P-2" not in out
 
 
+def test_what_a_peer_took_of_the_wrong_patient_is_named(node: World, call: Call) -> None:
+    """The decision came after the delivery: a person has to have it removed, and is told where."""
+    node.keep(*synthetic_ct(slices=4, patient_id="P-1"))
+    node.settle()
+    job = node.start()
+    node.publish(job, [("seg", "1.2.840.10008.5.1.4.1.1.66.4", "2.25.500", b"frozen")], ["pacs"])
+    with node.database.transaction() as session:
+        session.scalars(select(DeliveryRow)).one().state = "acked"
+    node.deliverer()._settle_job(job.id)
+    node.keep(*synthetic_ct(slices=5, patient_id="P-2", series_number=2))
+    assert call("resolve", STUDY, "--keep", "P-2")[0] == 0
+    (step,) = json.loads(call("explain", STUDY, "--json")[1])["next_steps"]
+    assert step.startswith(f"have the results of job {job.id[:8]} removed from pacs")
+
+
 def test_a_failed_job_and_a_parked_delivery_are_told_with_their_reasons(node: World, call: Call) -> None:
     """Attempts, results and each peer's state; what a person should do names the job."""
     node.keep(*synthetic_ct(slices=4))
@@ -197,7 +212,9 @@ def test_what_is_paused_is_said_where_a_person_looks(node: World, call: Call) ->
     node.settle()
     assert call("pause", "model:ct-lung", "--reason", "new weights tomorrow")[0] == 0
     assert "was paused before" in call("pause", "model:ct-lung")[1]
-    assert json.loads(call("explain", STUDY, "--json")[1])["waits_for"][0].endswith("a pause to end")
+    story = json.loads(call("explain", STUDY, "--json")[1])
+    assert story["waits_for"][0].endswith("a pause to end")
+    assert story["next_steps"] == ["pacs-node resume model:ct-lung, once it may go on"]
     assert call("resume", "model:ct-lung")[0] == 0
     code, _, err = call("resume", "model:ct-lung")
     assert (code, "is not paused; paused: nothing" in err) == (3, True)
@@ -211,8 +228,11 @@ def test_only_what_is_there_can_be_paused(call: Call, what: str, code: int) -> N
     assert call("pause", what)[0] == code
 
 
-def test_status_names_what_is_wrong_with_the_command_that_helps(node: World, call: Call) -> None:
+def test_status_names_what_is_wrong_with_the_command_that_helps(
+    node: World, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A conflict, a failed job, a parked and a late delivery, a pause, a job that nobody takes."""
+    monkeypatch.setenv("PACS_NODE_BROKER_URL", "memory://")  # else two commands wait for a Redis that is not there
     in_conflict(node)
     node.add_job()
     failed = node.start()
@@ -229,7 +249,7 @@ def test_status_names_what_is_wrong_with_the_command_that_helps(node: World, cal
     code, out, _ = call("status", "--json")
     found = {need["what"]: need for need in json.loads(out)["needs"]}
     assert code == 1
-    assert set(found) == {"down", "broker", "conflict", "failed", "parked", "away", "pending", "paused"}
+    assert set(found) == {"down", "conflict", "failed", "parked", "away", "pending", "paused"}
     assert "pacs-node resolve" in found["conflict"]["helps"]
     assert found["away"]["helps"] == "pacs-node echo archive"
     assert found["paused"]["helps"] == "pacs-node resume model:ct-lung"

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select, update
 
+from node.care import Care, Found
 from node.db import jobs
 from node.db import retention as rows
 from node.db.studies import is_own_result
 from node.db.tables import DeliveryRow, GarbageRow, InstanceRow, JobInputRow, ResultRow, VerdictPendingRow
 from node.domain.job import Job, JobState
 from node.errors import StoreFull
+from node.intake import Intake
 from node.retention import delete_what_is_over
 from node.testing import part10, synthetic_ct
 from tests.unit.node.conftest import SEG_CLASS, World
@@ -222,6 +228,60 @@ def test_a_job_that_runs_again_keeps_its_folder(world: World) -> None:
     assert care(world, keep_results_days=30) == 0
     assert count(world, GarbageRow) == 0
     assert len([name for name in files(world) if name.startswith("results")]) == 1
+
+
+def test_kept_results_can_be_sent_again_and_deleted_ones_not(sqlite_world: World) -> None:
+    """Whoever retries a cancelled job asks this first."""
+    job = finished(sqlite_world)
+    for days, kept in ((0, True), (31, False)):
+        sqlite_world.clock.advance(days * DAY)
+        care(sqlite_world)
+        with sqlite_world.database.reading() as session:
+            assert rows.has_results(session, job.id) is kept
+
+
+_CARE = """
+import sys
+from datetime import datetime
+from pathlib import Path
+from node.db.session import Database, open_engine
+from node.retention import delete_what_is_over
+from node.settings import Settings
+from node.store import Store
+home, now = Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2])
+settings = Settings(home=home, keep_inputs_days=30, database_url=sys.argv[3])
+print("begins", flush=True)
+while delete_what_is_over(Database(open_engine(settings.database)), Store(home / "store"), settings, now=lambda: now):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_at_any_moment_leaves_nothing_that_looks_lost_or_new(sqlite_world: World) -> None:
+    """Killed again and again while it deletes forty studies: table and store agree, and in the end all is gone."""
+    world = sqlite_world
+    for number in range(40):
+        world.keep(*synthetic_ct(slices=10, rows=2, columns=2, uid_prefix=f"2.25.{number}", modality="OT"))
+    world.settle()
+    world.settle()
+    world.clock.advance(31 * DAY)
+    words = [str(world.home), world.clock().isoformat(), str(world.database.engine.url)]
+    for path in (world.store.root / "instances").rglob("*"):
+        os.utime(path, (1, 1))  # a file without a row would be adopted at once
+    kills, turn, left = 0, 0, 400
+    while left:
+        turn += 1
+        with subprocess.Popen([sys.executable, "-c", _CARE, *words], stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "begins\n"
+            time.sleep(0.04 * turn)
+            kills += process.poll() is None
+            process.kill()
+        intake = Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node")
+        assert Care(world.database, world.store, intake, world.clock).reconcile() == Found()
+        left = len(files(world))
+    assert (count(world, InstanceRow), count(world, GarbageRow)) == (0, 0)
+    assert kills
 
 
 def test_nothing_goes_while_a_backup_reads(sqlite_world: World) -> None:
