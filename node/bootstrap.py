@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,20 +10,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from models import catalogue
 from node import __version__
 from node.broker import Broker
+from node.care import Care
 from node.db.session import Database, check_schema, migrate, open_engine
 from node.delivery import Deliverer
 from node.dicom.encode import NodeIdentity
 from node.domain.peer import Peer
 from node.errors import SettingsError
 from node.intake import Intake
+from node.logs import failure
 from node.processes import identity
 from node.settings import Settings
 from node.store import Store
 from node.sweep import Sweep
 from node.transport import Transport, open_transport
+
+log = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
@@ -53,6 +60,10 @@ class Services:
         """Return what keeps instances."""
         return Intake(self.database, self.store, self.now, manufacturer=self.settings.manufacturer)
 
+    def care(self) -> Care:
+        """Return what compares the table with the store."""
+        return Care(self.database, self.store, self.intake(), self.now)
+
     def sweep(self) -> Sweep:
         """Return what time alone brings."""
         return Sweep(self.database, self.store, self.broker, self.settings, self.now)
@@ -74,11 +85,18 @@ def check_models(settings: Settings) -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Make the home folder and bring the database to the newest schema; safe to run again."""
+    """Make the home folder, bring the database to the newest schema, put right what a crash left; safe to run again."""
     check_models(settings)
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o750)
     node_identity(settings)
     migrate(settings.database)
+    services = build(settings, "prepare")
+    try:
+        services.care().reconcile()
+    except (OSError, SQLAlchemyError) as why:  # the sweep tries again; better to receive than to be tidy
+        log.error("the store was not compared with the table: %s", failure(why))
+    finally:
+        services.database.engine.dispose()
 
 
 def build(settings: Settings, role: str) -> Services:

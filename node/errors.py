@@ -14,6 +14,7 @@ NodeError
     ├── ModelNotApplicable   the model says that the input is not its kind
     ├── OutputInvalid    a model's output or an encoded result fails its check
     ├── PeerRefused      a peer answered that it will never take this
+    ├── BackupDamaged    a backup is not whole: nothing of it is used
     ├── IllegalMove      no job, study or delivery may go from here to there
     └── NotFound         there is no such job, study, peer or model
 """
@@ -75,6 +76,10 @@ class OutputInvalid(Permanent):
 
 class PeerRefused(Permanent):
     """A peer answered that it will never take this object."""
+
+
+class BackupDamaged(Permanent):
+    """A backup is cut short, or its files are not those that its manifest names."""
 
 
 class IllegalMove(Permanent):

@@ -29,7 +29,7 @@ class Intake:
     """Keeps instances."""
 
     def __init__(self, database: Database, store: Store, now: Callable[[], datetime], *, manufacturer: str) -> None:
-        self._database, self._store, self._now = database, store, now
+        self._database, self.store, self._now = database, store, now
         self._manufacturer = manufacturer
 
     def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
@@ -41,7 +41,7 @@ class Intake:
         facts = read_facts(data)
         _compare(facts, sop_class, sop_uid)
         content_sha = sha256_hex(data)
-        path = self._store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
+        path = self.store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
         kept = studies.Kept(
             facts=facts, orientation=orientation_name(facts.orientation), content_sha=content_sha, path=path,
             size=len(data), calling_ae=calling_ae, at=self._now(),
@@ -61,6 +61,9 @@ class Intake:
             new = studies.keep_instance(session, kept, wakes=wakes)
             if new and bearer and not ours:  # an edited result may keep our Manufacturer: only its UID decides
                 verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
+            if new and self.store.size_of(kept.path) < 0:
+                # The same instance was just deleted because its time was over: without its file it is not kept.
+                raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
             if new and studies.is_in_conflict(session, kept.facts.study_uid):
                 for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
                     results.cancel_open(session, job_id, at=kept.at)

@@ -91,7 +91,7 @@ def choose(
     for rule in rules:
         taken: Series | None = None
         for one in sorted(series, key=best_first):
-            reason = rule.refusal(one, study_description)
+            reason = rule.refusal(one, study_description) or ("" if one.instances else "no image of it is here")
             if not reason and rule.model in wanted:
                 reason = f"model {rule.model} is already asked by rule {wanted[rule.model][0].name}"
             if not reason and taken is not None:

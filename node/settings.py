@@ -188,6 +188,9 @@ class Settings(BaseSettings):
     network_timeout: float = Field(default=60.0, gt=0)  # seconds of silence after which an association is aborted
     max_instance_bytes: int = Field(default=2 << 30, ge=1 << 20)  # larger instances are refused with 0xA700
     min_free_bytes: int = Field(default=1 << 30, ge=0)  # below this the node refuses instances with 0xA700
+    disk_low_percent: float = Field(default=2.0, ge=0, le=50)  # with less of the disk free, associations are put off
+    keep_inputs_days: float = Field(default=0.0, ge=0, le=36500)  # received images of finished studies; 0: for ever
+    keep_results_days: float = Field(default=0.0, ge=0, le=36500)  # frozen results of finished studies; 0: for ever
     quiet_period: Duration = timedelta(seconds=60)  # silence after which a study is complete
     sweep_interval: Duration = timedelta(seconds=2)
     database_url: SecretStr = SecretStr("")  # empty: SQLite in the home folder

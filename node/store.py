@@ -5,12 +5,14 @@ Nothing outside this file builds a path: callers hold the relative names that it
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,12 +21,21 @@ from node.failpoints import reach
 
 PART = ".part"
 _STALE_PART = 3600.0  # seconds; longer than any instance takes to arrive
+RESULTS_OF = "results/{}"  # the name of all that was kept of a job's results
 _REMEMBERED = 10_000  # folders; a forgotten one is synced once more
 
 
 def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of *data* as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Lying:
+    """A file as it lies in the store."""
+
+    size: int
+    settled: bool  # so old that nobody can be about to record it
 
 
 class Store:
@@ -40,15 +51,18 @@ class Store:
 
     def put_instance(self, data: bytes, content_sha: str, *, study_uid: str, sop_uid: str) -> str:
         """Keep *data* so that it survives a power cut; return its name. The same bytes give the same name."""
-        study = hashlib.sha256(study_uid.encode()).hexdigest()[:32]
-        instance = hashlib.sha256(sop_uid.encode()).hexdigest()[:24]
-        name = f"instances/{study[:2]}/{study}/{instance}-{content_sha[:16]}.dcm"
+        name = self.instance_name(content_sha, study_uid=study_uid, sop_uid=sop_uid)
         try:
             self._check_room(len(data))
             self._put(self.root / name, data, "intake")
         except OSError as why:
             raise StoreFull(f"the store could not keep an instance: {why.strerror or why}") from why
         return name
+
+    def instance_name(self, content_sha: str, *, study_uid: str, sop_uid: str) -> str:
+        """Return the name under which an instance of these bytes is kept."""
+        instance = hashlib.sha256(sop_uid.encode()).hexdigest()[:24]
+        return f"{study_folder(study_uid)}/{instance}-{content_sha[:16]}.dcm"
 
     def put_results(self, job_id: str, epoch: int, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Freeze one result set, all files or none; return their names in order."""
@@ -96,17 +110,123 @@ class Store:
 
     def remove_stale_parts(self) -> int:
         """Remove files that no process can still be writing; return how many. None of them was acknowledged."""
+        parts = [*(self.root / "instances").glob(f"*/*/*{PART}"), *(self.root / "results").rglob(f"*{PART}")]
         removed = 0
-        for part in (self.root / "instances").glob(f"*/*/*{PART}"):
-            with suppress(FileNotFoundError):
-                if time.time() - part.stat().st_mtime > _STALE_PART:
-                    part.unlink()
-                    removed += 1
+        for part in parts:
+            if _is_settled(part):
+                part.unlink(missing_ok=True)
+                removed += 1
         return removed
+
+    def remove_stale_scratch(self, held: Collection[tuple[str, int]]) -> int:
+        """Remove the folders of attempts that nobody is at; *held* are (job, epoch) of those that are."""
+        kept = {f"{job_id}-{epoch}" for job_id, epoch in held}
+        stale = [f for f in (self.root / "scratch").iterdir() if f.name not in kept and _is_settled(f)]
+        for folder in stale:
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(stale)
+
+    def lying_of(self, study_uid: str) -> dict[str, Lying]:
+        """Return the whole files that lie in a study's folder, by name."""
+        return self._lying(study_folder(study_uid))
+
+    def folders_besides(self, study_uids: Iterable[str]) -> Iterator[dict[str, Lying]]:
+        """Yield what lies in each folder that belongs to none of these studies."""
+        known = {study_folder(uid) for uid in study_uids}
+        for folder in sorted((self.root / "instances").glob("*/*")):
+            name = folder.relative_to(self.root).as_posix()
+            if folder.is_dir() and name not in known:
+                yield self._lying(name)
+
+    def _lying(self, folder: str) -> dict[str, Lying]:
+        found: dict[str, Lying] = {}
+        with suppress(FileNotFoundError), os.scandir(self.root / folder) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False) and not entry.name.endswith(PART):
+                    facts = entry.stat(follow_symlinks=False)
+                    settled = time.time() - facts.st_mtime > _STALE_PART
+                    found[f"{folder}/{entry.name}"] = Lying(size=facts.st_size, settled=settled)
+        return found
+
+    def size_of(self, name: str) -> int:
+        """Return how many bytes *name* has, -1 where it is not there."""
+        try:
+            return self.path(name).stat().st_size
+        except FileNotFoundError:
+            return -1
+
+    def frozen_sets(self) -> dict[str, list[int]]:
+        """Return, for each job that has a folder of results, the epochs of the sets that nobody can be writing."""
+        found: dict[str, list[int]] = {}
+        for folder in (self.root / "results").iterdir():
+            if folder.is_dir() and _is_settled(folder):
+                sets = [one for one in folder.iterdir() if one.name.isdigit() and _is_settled(one)]
+                found[folder.name] = sorted(int(one.name) for one in sets)
+        return found
+
+    def drop_set(self, job_id: str, epoch: int) -> None:
+        """Remove a set that no row names: its attempt lost its lease, or the job ran again."""
+        shutil.rmtree(self.root / RESULTS_OF.format(job_id) / str(epoch), ignore_errors=True)
+
+    def set_apart(self, name: str) -> None:
+        """Move what nobody can file out of the way, into the quarantine; it stays there for a person."""
+        target = self.quarantine / name
+        if target.exists():
+            target = target.with_name(f"{target.name}.{uuid4().hex}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self.path(name).replace(target)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete files and folders so that they stay deleted after a power cut; one that is not there is fine."""
+        for name in names:
+            path = self.path(name)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for folder in {self.path(name).parent for name in names}:
+            if folder.is_dir():  # a study's empty folder stays: a listener may be about to fill it
+                _sync_folder(folder)
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Keep others from deleting for as long as the block lasts; yields False where a backup reads the store."""
+        with self._lock(fcntl.LOCK_EX) as held:
+            yield held
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[bool]:
+        """Keep everybody from deleting for as long as the block lasts; yields False where somebody does just now."""
+        with self._lock(fcntl.LOCK_SH) as held:
+            yield held
+
+    @contextmanager
+    def _lock(self, how: int) -> Iterator[bool]:
+        with (self.root / "care.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True  # the lock goes with the file, whatever ends the process
 
     def free_bytes(self) -> int:
         """Return how many bytes the disk of the store still takes."""
         return shutil.disk_usage(self.root).free
+
+    def free_percent(self) -> float:
+        """Return how much of the disk of the store is free, in percent."""
+        usage = shutil.disk_usage(self.root)
+        return 100.0 * usage.free / usage.total
+
+    @property
+    def quarantine(self) -> Path:
+        """Where files lie that belong to nothing and that nobody could file; it may not exist yet."""
+        return self.root / "quarantine"
+
+    def count_quarantined(self) -> int:
+        """Return how many files wait there for a person."""
+        return sum(path.is_file() for path in self.quarantine.rglob("*")) if self.quarantine.is_dir() else 0
 
     def _check_room(self, wanted: int) -> None:
         if self.free_bytes() - wanted < self._min_free:
@@ -145,6 +265,19 @@ class Store:
         if len(self._synced) >= _REMEMBERED:
             self._synced.clear()
         self._synced.add(folder)
+
+
+def study_folder(study_uid: str) -> str:
+    """Return the name of the folder of a study's instances."""
+    study = hashlib.sha256(study_uid.encode()).hexdigest()[:32]
+    return f"instances/{study[:2]}/{study}"
+
+
+def _is_settled(path: Path) -> bool:
+    """Return whether a file or folder was not touched for so long that nobody is at it."""
+    with suppress(FileNotFoundError):
+        return time.time() - path.stat().st_mtime > _STALE_PART
+    return False
 
 
 def _make_synced(folder: Path) -> None:

@@ -8,14 +8,17 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from node.broker import Broker
+from node.care import Care
 from node.db import events, jobs, results
 from node.db.session import Database
 from node.domain.job import Job
 from node.errors import BrokerAway, LeaseLost
 from node.failpoints import reach
+from node.intake import Intake
 from node.logs import failure
 from node.planning import settle_quiet
 from node.processes import is_dead
+from node.retention import delete_what_is_over
 from node.settings import Settings
 from node.store import Store
 from node.verdicts import look_at_pending
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _RING_AGAIN = timedelta(seconds=10)  # a pending job that nobody took for so long is rung for once more
 _CARE_EVERY = timedelta(minutes=10)  # how often the store is looked after
+_COMPARE_EVERY = timedelta(hours=1)  # how often it is compared with the table; once at start
 
 
 class Clock(Protocol):
@@ -39,7 +43,10 @@ class Sweep:
     def __init__(self, database: Database, store: Store, broker: Broker, settings: Settings, now: Clock) -> None:
         self.database, self.store, self.broker, self.settings, self.now = database, store, broker, settings, now
         self._rung: dict[str, datetime] = {}
+        intake = Intake(database, store, now, manufacturer=settings.manufacturer)
+        self._care_of = Care(database, store, intake, now)
         self._cared: datetime | None = None
+        self._compared: datetime | None = None
 
     def round(self) -> None:
         """Do everything that is due now. One part that fails delays no other; each is tried again next round."""
@@ -53,9 +60,8 @@ class Sweep:
 
     def _parts(self) -> tuple[Callable[[], None], ...]:
         """The parts of a round; what may take seconds comes last."""
-        due = (self._settle, self._free_abandoned, self._wake, self._tell_late)
-        quick = (*due, self._relay, self._ring_again, self._care)
-        return (*quick, self._look_at_verdicts)
+        due = (self._settle, self._free_abandoned, self._wake, self._tell_late, self._relay, self._ring_again)
+        return (*due, self._look_at_verdicts, self._care, self._compare)
 
     def _settle(self) -> None:
         settle_quiet(self.database, self.settings.rules, quiet=self.settings.quiet_period, now=self.now())
@@ -122,11 +128,20 @@ class Sweep:
         look_at_pending(self.database, self.store, now=self.now)
 
     def _care(self) -> None:
+        """Remove what nobody writes any more, and what has outlived its days."""
         if self._cared is not None and self.now() - self._cared < _CARE_EVERY:
             return
         self._cared = self.now()
         if removed := self.store.remove_stale_parts():
             log.info("stale part files removed", extra={"count": removed})
+        delete_what_is_over(self.database, self.store, self.settings, now=self.now)
+
+    def _compare(self) -> None:
+        """Put right what the table and the store say differently."""
+        if self._compared is not None and self.now() - self._compared < _COMPARE_EVERY:
+            return
+        self._compared = self.now()
+        self._care_of.reconcile()
 
 
 def _abandoned(owner: str, lease_until: datetime | None, now: datetime) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 from pathlib import Path
 from typing import Annotated
 
@@ -10,29 +9,25 @@ import typer
 from rich.progress import Progress
 
 from node import delivery, demo
-from node.cli.common import AsJson, Home, app, open_node, out, print_json
+from node.cli.common import AsJson, Home, app, open_node, out, print_json, who
 from node.db import jobs
 from node.dicom.header import read_facts
 from node.domain.peer import AnswerKind, OutgoingFile
 from node.errors import NotFound, PeerRefused, UnreadableInstance
 
 
-def _who() -> str:
-    return f"cli:{getpass.getuser()}"
-
-
 @app.command()
 def retry(job_id: str, home: Home = None) -> None:
     """Run an ended job again, or send its parked results again."""
     services = open_node(home)
-    out.print(delivery.retry_job(services.database, job_id, who=_who(), at=services.now()))
+    out.print(delivery.retry_job(services.database, job_id, who=who(), at=services.now()))
 
 
 @app.command()
 def cancel(job_id: str, home: Home = None) -> None:
     """End a job; what a peer has received stays there."""
     services = open_node(home)
-    delivery.cancel_job(services.database, job_id, who=_who(), at=services.now())
+    delivery.cancel_job(services.database, job_id, who=who(), at=services.now())
     with services.database.reading() as session:
         job = jobs.get(session, job_id)
     out.print(f"job {job.id} is {job.state}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import getpass
 import json
 import sys
 from datetime import datetime
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 
 from node.bootstrap import Services, build
 from node.errors import NodeError, NotFound, PeerAway, PeerRefused, SettingsError
@@ -26,6 +28,7 @@ app = typer.Typer(
     add_completion=False,
 )
 out = Console()
+err = Console(stderr=True, soft_wrap=True)
 
 Home = Annotated[
     Path | None, typer.Option("--home", help="The node's folder (default: PACS_NODE_HOME, else ./pacs-node-home).")
@@ -50,7 +53,7 @@ def run_app(commands: typer.Typer) -> None:
         commands()
     except NodeError as why:
         said = f"[bold red]{escape(type(why).__name__)}:[/] {escape(str(why))}"
-        Console(stderr=True, soft_wrap=True).print(said, highlight=False)
+        err.print(said, highlight=False)
         sys.exit(next(code for kind, code in EXIT_CODES if isinstance(why, kind)))
 
 
@@ -68,6 +71,24 @@ def settings_for(home: Path | None, role: str) -> Settings:
     settings = load_settings(home)
     set_up_logging(role, level=settings.log_level, form=settings.log_format)
     return settings
+
+
+def who() -> str:
+    """Return how events name the person at this terminal."""
+    return f"cli:{getpass.getuser()}"
+
+
+def table(*columns: str) -> Table:
+    """Return an empty table without lines."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    return made
+
+
+def time_of(at: datetime) -> str:
+    """Return a time as people here read it."""
+    return at.astimezone().strftime("%d %b %H:%M:%S")
 
 
 def print_json(value: Any) -> None:

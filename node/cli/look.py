@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from models import catalogue
-from node import __version__
+from node import __version__, health
 from node.bootstrap import Services
-from node.cli.common import AsJson, Home, app, open_node, out, print_json
-from node.db import events, jobs, results, studies, verdicts
+from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
+from node.db import events, jobs, pauses, results, studies, verdicts
 from node.domain.job import Job, JobState
+from node.domain.study import Study
 from node.errors import BrokerAway
+from node.health import needs
+from node.story import tell
 from node.supervisor import running_roles
 
 _COLOURS = {
@@ -24,24 +25,13 @@ _COLOURS = {
 }  # fmt: skip
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone().strftime("%d %b %H:%M:%S")
-
-
 def job_row(job: Job) -> tuple[str, ...]:
     """Return a job as the cells of one line."""
     colour = _COLOURS.get(job.state, "default")
     stage = f" {job.progress:.0%} {job.stage}" if job.state is JobState.RUNNING else ""
     return (
         job.id[:8], f"…{job.study_uid[-12:]}", job.model, f"[{colour}]{job.state}[/]{escape(stage)}",
-        str(job.attempts), _time(job.updated_at), escape(job.reason),
+        str(job.attempts), time_of(job.updated_at), escape(job.reason),
     )  # fmt: skip
 
 
@@ -59,10 +49,10 @@ def list_jobs(
     if json:
         print_json(found)
         return
-    table = _table("job", "study", "model", "state", "tries", "changed", "reason")
+    lines = table("job", "study", "model", "state", "tries", "changed", "reason")
     for job in found:
-        table.add_row(*job_row(job))
-    out.print(table if found else "no jobs")
+        lines.add_row(*job_row(job))
+    out.print(lines if found else "no jobs")
 
 
 @app.command(name="job")
@@ -83,7 +73,7 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
     out.print(f"[bold]{job.model}[/] on study {job.study_uid} (revision {job.revision})")
     out.print(f"{job.state} {escape(job.reason)}")
     for event in story:
-        out.print(f"  {_time(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+        out.print(f"  {time_of(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
     roles = {result.id: result.role for result in made}
     for delivery in deliveries:
         role = roles[delivery.result_id].upper()
@@ -93,7 +83,7 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
         out.print(f"  {result.role.upper():<4} {services.store.path(result.path)}")
     for verdict in given:
         said = f"verdict {verdict.kind} ({verdict.matched_by}): {verdicts.in_words(verdict)}"
-        out.print(f"  {_time(verdict.at)}  {escape(said)}  [dim]{escape(verdict.calling_ae)}[/]")
+        out.print(f"  {time_of(verdict.at)}  {escape(said)}  [dim]{escape(verdict.calling_ae)}[/]")
     for picture in pictures:
         out.print(f"  picture {picture}")
 
@@ -109,13 +99,18 @@ def list_studies(
     if json:
         print_json(found)
         return
-    table = _table("study", "description", "modality", "state", "rev", "series", "images", "last image", "reason")
+    lines = table("study", "description", "modality", "state", "rev", "series", "images", "last image", "reason")
     for one in found:
-        table.add_row(
+        lines.add_row(
             f"…{one.uid[-12:]}", escape(one.description), "/".join(one.modalities), str(one.state), str(one.revision),
-            str(one.series), str(one.instances), _time(one.last_at), escape(one.reason),
+            str(one.series), str(one.instances), time_of(one.last_at), escape(_reason(one)),
         )  # fmt: skip
-    out.print(table if found else "no studies")
+    out.print(lines if found else "no studies")
+
+
+def _reason(study: Study) -> str:
+    lost = f"{study.lost} images are missing from the store: have them sent again" if study.lost else ""
+    return "; ".join(part for part in (lost, study.reason) if part)
 
 
 @app.command(name="study")
@@ -140,7 +135,30 @@ def show_study(uid: str, home: Home = None, json: AsJson = False) -> None:
     for job in asked:
         out.print("  job", *job_row(job))
     for event in story:
-        out.print(f"  {_time(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+        out.print(f"  {time_of(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
+
+
+@app.command()
+def explain(study: str, home: Home = None, json: AsJson = False) -> None:
+    """Tell the whole story of a study (UID, its beginning, or accession number) and what a person should do next."""
+    services = open_node(home)
+    with services.database.reading() as session:
+        uid = studies.find_uid(session, study)
+        told = tell(session, uid, now=services.now(), quiet=services.settings.quiet_period)
+    if json:
+        print_json(told)
+        return
+    out.print(f"[bold]{told.study.uid}[/] is {told.study.state}, revision {told.study.revision}")
+    for line in told.lines:
+        who = f"  [dim]{escape(line.who)}[/]" if line.who else ""
+        out.print(f"  {time_of(line.at)}  {escape(line.says)}{who}")
+    for one in told.peers:
+        states = ", ".join(f"{count} {state}" for state, count in one.states.items())
+        why = f" ({one.reason})" if one.reason else ""
+        out.print(f"  results of {one.model} for {one.peer}: {states}{escape(why)}")
+    for title, sentences in (("waits for", told.waits_for), ("you should", told.next_steps)):
+        for sentence in sentences:
+            out.print(f"[bold]{title}[/]  {escape(sentence)}")
 
 
 @app.command(name="models")
@@ -172,40 +190,23 @@ def status(home: Home = None, json: AsJson = False) -> None:
 
 
 def _facts(services: Services) -> dict[str, Any]:
-    with services.database.reading() as session:
-        by_state = jobs.count_by_state(session)
-        by_study = studies.count_by_state(session)
-        by_peer = results.count_open_by_peer(session)
     try:
         bells: dict[str, int] | str = services.broker.waiting()
     except BrokerAway as why:
         bells = str(why)
-    roles = running_roles(services.settings.home)
+    home = health.Home(roles=running_roles(services.settings.home), doorbells=bells)
+    with services.database.reading() as session:
+        by_state = jobs.count_by_state(session)
+        by_study = studies.count_by_state(session)
+        by_peer = results.count_open_by_peer(session)
+        halted = pauses.list_pauses(session)
+        found = needs(session, services.store, services.settings, home, now=services.now())
     return {
-        "version": __version__, "home": services.settings.home, "roles": roles, "studies": by_study, "jobs": by_state,
-        "deliveries": by_peer, "doorbells": bells, "free_bytes": services.store.free_bytes(),
-        "needs": _needs(services, roles, by_state, by_study, by_peer),
+        "version": __version__, "home": services.settings.home, "roles": home.roles, "studies": by_study,
+        "jobs": by_state, "deliveries": by_peer, "doorbells": bells, "pauses": halted,
+        "free_bytes": services.store.free_bytes(), "free_percent": round(services.store.free_percent(), 1),
+        "needs": found,
     }  # fmt: skip
-
-
-def _needs(
-    services: Services, roles: dict[str, int], by_state: dict[str, int], by_study: dict[str, int],
-    by_peer: dict[str, dict[str, int]],
-) -> list[str]:  # fmt: skip
-    """Return what a person should look at, each with the next step."""
-    needs = []
-    if "supervisor" not in roles:
-        needs.append(f"no node is up in this home: pacs-node up --home {services.settings.home}")
-    if count := by_state.get(JobState.FAILED, 0):
-        needs.append(f"{count} failed: pacs-node jobs --state failed, then pacs-node retry JOB")
-    if count := by_study.get("conflict", 0):
-        needs.append(f"{count} studies name different patients: pacs-node studies")
-    for peer, states in by_peer.items():
-        if count := states.get("parked", 0):
-            needs.append(f"{count} results for {peer} are parked: pacs-node jobs, then pacs-node retry JOB")
-    if services.store.free_bytes() < services.settings.min_free_bytes:
-        needs.append("the disk is nearly full: the node refuses images until there is room")
-    return needs
 
 
 def _print_status(services: Services, facts: dict[str, Any]) -> None:
@@ -215,9 +216,10 @@ def _print_status(services: Services, facts: dict[str, Any]) -> None:
     out.print("roles     " + (", ".join(f"{name} ({pid})" for name, pid in facts["roles"].items()) or "none"))
     for what in ("studies", "jobs", "doorbells", "deliveries"):
         out.print(f"{what:<9} {_counts(facts[what])}")
-    out.print(f"disk      {facts['free_bytes'] / 2**30:.1f} GiB free")
+    out.print(f"disk      {facts['free_bytes'] / 2**30:.1f} GiB free, {facts['free_percent']:g} %")
     for need in facts["needs"]:
-        out.print(f"[yellow]look at[/]   {escape(need)}")
+        out.print(f"[yellow]look at[/]   {escape(need.says)}")
+        out.print(f"          [dim]{escape(need.helps)}[/]")
 
 
 def _counts(value: Any) -> str:

@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from node.cli.common import AsJson, Home, app, open_node, out, print_json
-from node.cli.look import _table, _time
+from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
 from node.db import verdicts
 from node.domain.verdict import ModelFigures, Verdict, VerdictKind, dice_text
 from node.verdicts import model_version
@@ -52,7 +51,7 @@ def _as_json(one: ModelFigures) -> dict[str, object]:
 
 
 def _print_figures(figures: list[ModelFigures]) -> None:
-    lines = _table(
+    lines = table(
         "model", "version", "delivered", "judged", "accepted", "corrected", "rejected", "median dice", "median volume"
     )
     for one in figures:
@@ -67,11 +66,11 @@ def _print_verdicts(found: list[Verdict]) -> None:
     if not found:
         out.print("no verdicts")
         return
-    lines = _table("received", "job", "model", "verdict", "dice", "volume", "matched by", "from", "reason")
+    lines = table("received", "job", "model", "verdict", "dice", "volume", "matched by", "from", "reason")
     for one in found:
         colour = _COLOURS.get(one.kind, "dim")
         lines.add_row(
-            _time(one.at), one.job_id[:8], one.model, f"[{colour}]{one.kind}[/]", _dice(one.dice),
+            time_of(one.at), one.job_id[:8], one.model, f"[{colour}]{one.kind}[/]", _dice(one.dice),
             _percent(one.volume_change), one.matched_by, escape(one.calling_ae), escape(one.reason),
         )  # fmt: skip
     out.print(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from datetime import datetime
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -56,3 +57,20 @@ def change_mark(session: Session) -> str:
     times = f"{jobs.last_change(session)}|{session.scalar(select(func.max(StudyRow.last_at)))}"
     states = [*jobs.count_by_state(session).items(), *studies.count_by_state(session).items()]
     return f"{times}|{session.scalar(select(func.max(EventRow.id)))}|{sorted(states)}"
+
+
+def pending_since(session: Session, before: datetime) -> list[tuple[str, int, datetime]]:
+    """Return (model, how many, since when) of the jobs that could have been taken since *before* and were not."""
+    waiting = (JobRow.state == JobState.PENDING) & (JobRow.updated_at <= before) & (JobRow.not_before <= before)
+    facts = (JobRow.model, func.count(), func.min(JobRow.updated_at))
+    rows = session.execute(select(*facts).where(waiting).group_by(JobRow.model).order_by(JobRow.model))
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def undelivered_since(session: Session, before: datetime) -> list[tuple[str, int, datetime]]:
+    """Return (peer, how many, since when) of the deliveries that were tried, and wait since *before*."""
+    waiting = DeliveryRow.state.in_((DeliveryState.RETRY_WAIT, DeliveryState.UNKNOWN))
+    mine = waiting & (DeliveryRow.tries > 0) & (DeliveryRow.created_at <= before)
+    facts = (DeliveryRow.peer, func.count(), func.min(DeliveryRow.created_at))
+    rows = session.execute(select(*facts).where(mine).group_by(DeliveryRow.peer).order_by(DeliveryRow.peer))
+    return [(row[0], row[1], row[2]) for row in rows]

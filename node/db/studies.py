@@ -129,7 +129,7 @@ def _instance_values(kept: Kept) -> dict[str, Any]:
         "sop_uid": facts.sop_uid, "content_sha": kept.content_sha, "study_uid": facts.study_uid,
         "series_uid": facts.series_uid, "sop_class": facts.sop_class, "transfer_syntax": facts.transfer_syntax,
         "is_image": facts.rows > 0 and facts.columns > 0, "path": kept.path, "size": kept.size, "current": True,
-        "calling_ae": kept.calling_ae, "kept_at": kept.at,
+        "calling_ae": kept.calling_ae, "kept_at": kept.at, "patient_id": facts.patient_id,
     }  # fmt: skip
 
 
@@ -233,8 +233,25 @@ def list_studies(session: Session, *, limit: int = 100, uid: str = "") -> list[S
     rows = session.scalars(query.where(StudyRow.uid == uid) if uid else query).all()
     uids = [row.uid for row in rows]
     modalities = _modalities(session, SeriesRow.study_uid.in_(uids))
-    counts = _counts(session, uids)
-    return [_study(row, modalities.get(row.uid, ()), *counts.get(row.uid, (0, 0))) for row in rows]
+    counts, lost = _counts(session, uids), _lost(session, uids)
+    return [
+        _study(row, modalities.get(row.uid, ()), *counts.get(row.uid, (0, 0)), lost=lost.get(row.uid, 0))
+        for row in rows
+    ]
+
+
+def find_uid(session: Session, named: str) -> str:
+    """Return the UID of the study of that UID, unambiguous beginning of it, or accession number; else NotFound."""
+    if session.get(StudyRow, named) is not None:
+        return named
+    uids = select(StudyRow.uid).limit(2)
+    for mine in (StudyRow.accession_number == named, StudyRow.uid.startswith(named, autoescape=True)):
+        found = session.scalars(uids.where(mine)).all() if named else []
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise NotFound(f"more than one study is meant by {named}: give its whole UID")
+    raise NotFound(f"there is no study {named}")
 
 
 def get_study(session: Session, uid: str) -> Study:
@@ -261,6 +278,15 @@ def _counts(session: Session, uids: list[str]) -> dict[str, tuple[int, int]]:
     return {row[0]: (row[1], row[2]) for row in rows}
 
 
+def _lost(session: Session, uids: list[str]) -> dict[str, int]:
+    """Return how many instances of these studies are missing from the store, those of which none is left out."""
+    mine = InstanceRow.lost_at.is_not(None) & InstanceRow.study_uid.in_(uids)
+    rows = session.execute(
+        select(InstanceRow.study_uid, func.count()).where(mine).group_by(InstanceRow.study_uid)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 def _modalities(session: Session, mine: ColumnElement[bool]) -> dict[str, tuple[str, ...]]:
     pairs = session.execute(select(SeriesRow.study_uid, SeriesRow.modality).where(mine).distinct())
     found: dict[str, list[str]] = {}
@@ -269,9 +295,10 @@ def _modalities(session: Session, mine: ColumnElement[bool]) -> dict[str, tuple[
     return {uid: tuple(sorted(names)) for uid, names in found.items()}
 
 
-def _study(row: StudyRow, modalities: tuple[str, ...], series: int, instances: int) -> Study:
+def _study(row: StudyRow, modalities: tuple[str, ...], series: int, instances: int, *, lost: int) -> Study:
     return Study(
         uid=row.uid, state=StudyState(row.state), revision=row.revision, reason=row.reason,
         description=row.description, study_date=row.study_date, modalities=modalities, series=series,
         instances=instances, calling_ae=row.calling_ae, first_at=row.first_at, last_at=row.last_at,
+        lost=lost,
     )  # fmt: skip

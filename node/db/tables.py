@@ -119,6 +119,9 @@ class InstanceRow(Base):
     current: Mapped[bool] = mapped_column(default=True)
     calling_ae: Mapped[str]
     kept_at: Mapped[datetime]
+    patient_id: Mapped[str | None] = mapped_column(Text)  # none: recorded before this column was there
+    set_aside: Mapped[str] = mapped_column(default="", server_default="")  # why no job reads it, on a person's word
+    lost_at: Mapped[datetime | None]  # when its file was found missing or cut short
 
 
 class ChoiceRow(Base):
@@ -215,6 +218,8 @@ class ResultRow(Base):
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
     position: Mapped[int]  # order of sending within the set: what is referred to goes first
+    lost_at: Mapped[datetime | None]  # when its file was found missing or cut short
+    deleted_at: Mapped[datetime | None]  # its file's time was over; the row still tells that the instance is ours
 
 
 class DeliveryRow(Base):
@@ -269,3 +274,23 @@ class VerdictPendingRow(Base):
     instance_id: Mapped[int] = mapped_column(BigId, ForeignKey("instance.id"), primary_key=True, autoincrement=False)
     tries: Mapped[int] = mapped_column(default=0)
     not_before: Mapped[datetime] = mapped_column(index=True)
+
+
+class PauseRow(Base):
+    """What a person has halted: the node, a queue, a model or a peer."""
+
+    __tablename__ = "pause"
+    what: Mapped[str] = mapped_column(String(80), primary_key=True)
+    reason: Mapped[str]
+    who: Mapped[str]
+    at: Mapped[datetime]
+
+
+class GarbageRow(Base):
+    """A file of the store that no other row names any more and that is still to be deleted."""
+
+    __tablename__ = "garbage"
+    path: Mapped[str] = mapped_column(String(255), primary_key=True)
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"))
+    job_id: Mapped[str | None] = mapped_column(String(36), ForeignKey("job.id"))
+    at: Mapped[datetime]

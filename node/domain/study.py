@@ -59,6 +59,7 @@ class Study:
     calling_ae: str
     first_at: datetime
     last_at: datetime
+    lost: int = 0  # instances whose files are missing from the store
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

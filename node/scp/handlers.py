@@ -10,10 +10,12 @@ from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 from pynetdicom.events import Event
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
 
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
 from node.intake import Intake, Mismatch
+from node.store import Store
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,8 @@ log = logging.getLogger(__name__)
 IMPLEMENTATION_UID = UID("2.25.280412371463713229371839263781923700161")
 
 SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
+
+TRANSIENT, CONGESTED = 0x02, (0x03, 0x01)  # PS3.8 Table 9-21
 
 
 def on_c_store(event: Event, intake: Intake, max_bytes: int) -> int:
@@ -72,6 +76,21 @@ def as_file(event: Event) -> bytes:
 def _refuse(status: int, calling_ae: str, why: Exception) -> int:
     log.warning("instance refused", extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
     return status
+
+
+def on_requested(event: Event, store: Store, low_percent: float) -> None:
+    """Put off an association that would store while the disk is nearly full: transient, temporary congestion.
+
+    PS3.8 9.3.4. One that only verifies is taken: whoever watches the node sees that it lives.
+    """
+    request: Any = event.assoc.requestor.primitive
+    asked = request.presentation_context_definition_list
+    if store.free_percent() >= low_percent or all(one.abstract_syntax == Verification for one in asked):
+        return
+    calling_ae = str(request.calling_ae_title).strip()
+    log.error("association put off: the disk is nearly full", extra={"calling_ae": calling_ae})
+    event.assoc.acse.send_reject(TRANSIENT, *CONGESTED)
+    event.assoc.kill()  # as pynetdicom does where it rejects by itself
 
 
 def on_c_echo(event: Event) -> int:

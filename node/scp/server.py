@@ -46,6 +46,7 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
         (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end),
+        (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]
     if armed():
         bound.append((evt.EVT_DATA_SENT, handlers.on_sent))

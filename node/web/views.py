@@ -13,9 +13,10 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
-from node.db import events, jobs, lookups, results, studies, verdicts
+from node.db import events, jobs, lookups, pauses, results, studies, verdicts
 from node.db.session import Database
 from node.domain.job import ENDED, Job, JobState
+from node.domain.pause import Pause, holds
 from node.domain.result import Delivery
 from node.domain.study import StudyState
 from node.domain.verdict import Verdict
@@ -139,8 +140,10 @@ class Pages:
             by_state = jobs.count_by_state(session)
             conflicts = studies.count_by_state(session).get(StudyState.CONFLICT, 0)
             lines = self._lines(session, found, parked)
+            halted = pauses.list_pauses(session)
         counts = _counts(by_state, len(parked))
-        return {"group": group, "lines": lines, "counts": counts, "tabs": _job_tabs(counts), "conflicts": conflicts}
+        facts = {"tabs": _job_tabs(counts), "conflicts": conflicts, "pauses": halted}
+        return {"group": group, "lines": lines, "counts": counts, **facts}
 
     def _lines(self, session: Session, found: Sequence[Job], parked: frozenset[str]) -> list[JobLine]:
         """Return rows, the newest planned first: an order that stays while jobs move on."""
@@ -178,6 +181,7 @@ class Pages:
             counting = verdicts.standing_of(session, [job.id]).get(job.id)
             facts = {
                 "line": self._line(job, label, parked=parked, verdict=counting),
+                "pauses": _holding(job, deliveries, pauses.list_pauses(session)),
                 "verdicts": given,
                 "results": [(r, _to_peers(deliveries, r.id)) for r in results.results_of(session, job.id)],
                 "inputs": len(jobs.inputs(session, job.id)),
@@ -222,6 +226,16 @@ def _jobs_in(session: Session, group: str, parked: frozenset[str]) -> list[Job]:
     sending = jobs.list_jobs(session, states=sorted(_SENDING), limit=10 * _LIMIT) if parked else []
     waiting = [job for job in sending if job.id in parked][:_LIMIT]
     return [*waiting, *jobs.list_jobs(session, states=sorted(_WRONG), limit=_LIMIT)]
+
+
+def _holding(job: Job, deliveries: Sequence[Delivery], halted: Sequence[Pause]) -> list[Pause]:
+    """Return the pauses that hold back what is next for a job."""
+    if job.state in ENDED:
+        return []
+    if job.state in _SENDING:
+        peers = {delivery.peer for delivery in deliveries if delivery.state in results.OPEN}
+        return [one for one in halted if any(holds(one, queue="io", peer=peer) for peer in peers)]
+    return [one for one in halted if holds(one, queue="gpu", model=job.model)]
 
 
 def _to_peers(deliveries: Sequence[Delivery], result_id: int) -> list[Delivery]:

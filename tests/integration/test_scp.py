@@ -220,6 +220,27 @@ def test_a_nearly_full_disk_is_refused_before_anything_is_written(open_door: Ope
     assert send(open_door(greedy), *synthetic_ct(slices=1)) == [0xA700]
 
 
+def test_a_low_disk_puts_off_who_would_store_and_answers_who_only_asks(
+    open_door: OpenDoor, tmp_path: Path
+) -> None:
+    """Transient, temporary congestion: the peer comes again by itself. A verification is still answered."""
+
+    class LowStore(Store):
+        def free_percent(self) -> float:
+            return 4.9
+
+    door = open_door(LowStore(tmp_path / "low"), disk_low_percent=5)
+    store = associate(door, ("1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.1.2"))
+    assert store.is_rejected
+    answer = store.acceptor.primitive
+    assert (answer.result, answer.result_source, answer.diagnostic) == (2, 3, 1)
+    echo = associate(door, ("1.2.840.10008.1.1", "1.2.840.10008.1.2"))
+    assert echo.is_established
+    assert echo.send_c_echo().Status == 0x0000
+    echo.release()
+    assert door.rows() == []
+
+
 def test_an_instance_over_the_limit_is_refused(open_door: OpenDoor) -> None:
     """max_instance_bytes bounds what one instance may take."""
     (image,) = synthetic_ct(slices=1, rows=800, columns=800)

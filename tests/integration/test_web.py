@@ -15,7 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from node.db import events, jobs, studies
+from node.db import events, jobs, pauses, studies
 from node.domain.job import JobState
 from node.web import words
 from tests.web_scene import CANARY, PATIENT, Scene, fill, new_scene, served
@@ -50,6 +50,19 @@ def token(page: httpx.Client, job_id: str, verb: str) -> str:
     form = re.search(rf'/{job_id}/{verb}">\s*<input type="hidden" name="token" value="(\w+)"', text)
     assert form is not None, f"no form to {verb}"
     return form[1]
+
+
+def test_a_pause_is_shown_on_the_table_and_on_the_jobs_that_it_holds_back(scene: Scene, page: httpx.Client) -> None:
+    """Who halted what and why, with the command that lets it go on; another model's job does not mention it."""
+    held, free = scene.job(model="ct-lung"), scene.job(model="ct-lung-nodule", rule="nodules")
+    with scene.database.transaction() as session:
+        pauses.put(session, "model:ct-lung", reason="new <weights>", who="cli:admin", at=scene.clock())
+    for path in ("/", f"/job/{held}"):
+        text = page.get(path).text
+        assert "pacs-node resume model:ct-lung" in text
+        assert "new &lt;weights&gt;" in text
+        assert "cli:admin" in text
+    assert "pacs-node resume" not in page.get(f"/job/{free}").text
 
 
 def test_the_table_shows_every_state_with_its_reason(scene: Scene, page: httpx.Client) -> None:

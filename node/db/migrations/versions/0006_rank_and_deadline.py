@@ -6,7 +6,7 @@ from alembic import op
 import node.db.tables
 
 revision = "0006"
-down_revision = "0003"
+down_revision = "0005"
 
 AGEING = 1800  # seconds, as node.domain.job had it
 
