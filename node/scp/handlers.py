@@ -1,8 +1,10 @@
-"""What the node answers to C-STORE and C-ECHO."""
+"""What the node answers to C-STORE, C-ECHO and reports on storage commitment."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from pydicom.dataset import FileMetaDataset
@@ -11,8 +13,12 @@ from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import UID
 from pynetdicom.events import Event
 
+from node.db.session import Database
+from node.delivery import take_report
+from node.dicom.commitment import read_report
 from node.errors import StoreFull, UnreadableInstance
 from node.intake import Intake, Mismatch
+from node.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -20,15 +26,19 @@ log = logging.getLogger(__name__)
 IMPLEMENTATION_UID = UID("2.25.280412371463713229371839263781923700161")
 
 SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
+NOT_AUTHORIZED = 0x0124  # PS3.7 C.5
+INVALID_ARGUMENT, NO_SUCH_EVENT = 0x0115, 0x0113  # PS3.7 C.4.2
 
 
-def on_c_store(event: Event, intake: Intake, max_bytes: int) -> int:
+def on_c_store(event: Event, intake: Intake, max_bytes: int, no_senders: frozenset[str]) -> int:
     """Keep one instance. We say SUCCESS only when its bytes and its row are safe on disk.
 
     What we did not foresee is left to pynetdicom: it logs the traceback and answers 0xC211.
     """
     calling_ae = event.assoc.requestor.ae_title.strip()
     request: Any = event.request
+    if calling_ae in no_senders:
+        return _refuse(NOT_AUTHORIZED, calling_ae, PermissionError("this peer may not store here (may_send)"))
     try:
         data = as_file(event)
         if len(data) > max_bytes:
@@ -68,8 +78,8 @@ def as_file(event: Event) -> bytes:
     return head.getvalue() + event.encoded_dataset(include_meta=False)
 
 
-def _refuse(status: int, calling_ae: str, why: Exception) -> int:
-    log.warning("instance refused", extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
+def _refuse(status: int, calling_ae: str, why: Exception, what: str = "instance refused") -> int:
+    log.warning(what, extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
     return status
 
 
@@ -77,6 +87,20 @@ def on_c_echo(event: Event) -> int:
     """Answer a verification."""
     log.debug("echo", extra={"calling_ae": event.assoc.requestor.ae_title.strip()})
     return SUCCESS
+
+
+def on_commitment_report(
+    event: Event, database: Database, settings: Settings, now: Callable[[], datetime]
+) -> tuple[int, None]:
+    """Take a report on storage commitment (PS3.4 J.3.3). Its transaction UID, which nobody can guess, says of what."""
+    calling_ae = event.assoc.requestor.ae_title.strip()
+    if event.event_type not in (1, 2):  # PS3.4 J.3.3.1: all committed, or failures among them
+        return _refuse(NO_SUCH_EVENT, calling_ae, ValueError("no such event"), "report refused"), None
+    report = read_report(event.event_information)
+    if report is None or not take_report(database, settings, report, who=f"scp:{calling_ae}", at=now()):
+        return _refuse(INVALID_ARGUMENT, calling_ae, ValueError("no such transaction"), "report refused"), None
+    log.info("commitment reported", extra={"calling_ae": calling_ae, "failed": len(report.failed)})
+    return SUCCESS, None
 
 
 def on_end(event: Event) -> None:
