@@ -391,7 +391,7 @@ def _address(destination: str, calling_ae: str, peers: Sequence[Peer]) -> jobs.A
         profile = next((peer.profile for peer in peers if peer.name == destination), DEFAULT)
         return jobs.Address(peer=destination, profile=profile)
     for peer in peers:
-        if peer.ae_title == calling_ae:
+        if peer.ae_title and peer.ae_title == calling_ae:
             return jobs.Address(peer=peer.name, profile=peer.profile)
     return jobs.Address(peer=SENDER, reason=_UNKNOWN_SENDER.format(calling_ae))
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from node.domain.peer import Answer, CommitReport, OutgoingFile, Peer
 from node.transport.cstore import CStoreTransport
+from node.transport.stow import StowTransport
 
 
 class Transport(Protocol):
@@ -36,4 +37,4 @@ class Transport(Protocol):
 
 def open_transport(peer: Peer, *, calling_ae: str) -> Transport:
     """Return the transport for *peer*."""
-    return CStoreTransport(peer, calling_ae=calling_ae)
+    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae)

@@ -206,8 +206,9 @@ class World:
         """Return settings with this world's rules and peers."""
         peers = [
             {
-                "name": p.name, "ae_title": p.ae_title, "host": p.host, "port": p.port, "timeout": p.timeout,
-                "verify": p.verify,
+                "name": p.name, "ae_title": p.ae_title or None, "host": p.host or "127.0.0.1", "port": p.port or 104,
+                "timeout": p.timeout, "verify": p.verify, "url": p.url, "token": p.token, "user": p.user,
+                "password": p.password,
             }
             for p in self.peers
         ]  # fmt: skip

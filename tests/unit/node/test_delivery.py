@@ -45,7 +45,7 @@ def pacs(tmp_path: Path) -> Iterator[ScriptedPacs]:
 def publish_two(world: World, *names: str) -> str:
     """Publish a set of two results (they are small images here) for the peers of those names; return the job's id."""
     first, second = synthetic_ct(slices=2, uid_prefix="2.25.9001")
-    job_id = world.add_job(destinations=names)
+    job_id = world.add_job(destinations=names, study_uid="2.25.9001")
     files = [
         ("seg", str(first.SOPClassUID), SEG_UID, part10(first)),
         ("sr", str(second.SOPClassUID), SR_UID, part10(second)),

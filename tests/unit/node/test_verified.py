@@ -345,7 +345,8 @@ def test_only_what_was_done_is_taken_for_verified_by_the_migration(empty_url: st
     engine = open_engine(empty_url)
     at = "2026-01-15 12:00:00"
     study = "INSERT INTO study (uid, patient_id, accession_number, description, study_date, calling_ae, state,"
-    study += f" revision, epoch, reason, first_at, last_at) VALUES ('1', '', '', '', '', '', 'settled', 1, 0, '', '{at}', '{at}')"
+    study += " revision, epoch, reason, first_at, last_at)"
+    study += f" VALUES ('1', '', '', '', '', '', 'settled', 1, 0, '', '{at}', '{at}')"
     with engine.begin() as connection:
         connection.execute(text(study))
         for number, state in enumerate(("done", "delivering")):
