@@ -240,7 +240,7 @@ class Deliverer:
             looked = self._looked(peer, batch, job.study_uid)
         except PeerAway as why:
             self._note(peer.name, "" if isinstance(why, PeerBusy) else str(why))
-            return [(one, self._unseen(one, f"not looked for yet: {why}", one.looks)) for one, _ in batch]
+            return [(one, self._unasked(one, str(why))) for one, _ in batch]
         except Exception as why:  # noqa: BLE001  # the peer took it: what is left is to ask once more
             log.error("looking for results failed: %s", failure(why), extra={"job_id": job.id, "peer": peer.name})
             reason = f"looking for it failed: {type(why).__name__}"
@@ -262,15 +262,16 @@ class Deliverer:
         asks = max(one.looks for one in deliveries)
         if asks >= _ASKS:
             return self._queried(transport, deliveries, files, f"no storage commitment was reported ({asks} questions)")
+        reason = "waits for the report on storage commitment"
         try:
             self._ask_to_commit(transport, deliveries[0], files)
         except PeerRefused as why:
             return self._queried(transport, deliveries, files, f"no storage commitment: {why}")
+        except PeerBusy as why:
+            reason = f"to be asked for storage commitment again: {why}"
         # A report says it of itself: it has moved what it is about. The rest waits for one, which may take its time.
         wait = back_off(1, self.settings.retry_cap, self.settings.retry_cap)
-        waits = Outcome(
-            state=DeliveryState.ACKED, reason="waits for the report on storage commitment", wait=wait, looks=asks + 1
-        )
+        waits = Outcome(state=DeliveryState.ACKED, reason=reason, wait=wait, looks=asks + 1)
         return [(one, waits) for one in deliveries]
 
     def _ask_to_commit(self, transport: Transport, of: Delivery, files: Sequence[OutgoingFile]) -> None:
@@ -315,6 +316,15 @@ class Deliverer:
             return Outcome(state=DeliveryState.PARKED, reason=reason)
         wait = back_off(looks + 1, self.settings.retry_base, self.settings.retry_cap)
         return Outcome(state=DeliveryState.ACKED, reason=reason, wait=wait, looks=looks)
+
+    def _unasked(self, delivery: Delivery, reason: str) -> Outcome:
+        """The peer could not be asked, which says nothing of the result: the older it is, the longer the wait."""
+        reason = f"not looked for yet: {reason}"
+        if self._is_too_old(delivery):
+            return Outcome(state=DeliveryState.PARKED, reason=reason)
+        wait = max(self.settings.retry_base, self.now() - delivery.created_at)
+        wait = back_off(1, wait, self.settings.retry_cap)
+        return Outcome(state=DeliveryState.ACKED, reason=reason, wait=wait, looks=delivery.looks)
 
     def _is_too_old(self, delivery: Delivery) -> bool:
         return self.now() - delivery.created_at > self.settings.delivery_age_limit

@@ -90,6 +90,7 @@ class ScriptedPacs:
         self.can_find = can_find  #: C-FIND is offered from the next `start` on
         self.loses = 0  #: so many next stores are answered with success, the instance not kept
         self.commits = commits  #: "same" or "new" association for reports, or "never"; "": not offered (next `start`)
+        self.commit_statuses: list[int] = []  #: answers to the next questions for commitment; then 0x0000
         self.not_committed: dict[str, int] = {}  #: SOP Instance UID -> failure reason of the next report
         self.reports_to: tuple[str, int, str] = ("127.0.0.1", 0, "")  #: host, port, AE title for "new"
         self.questions: list[str] = []  #: transaction UIDs of the questions for commitment
@@ -194,6 +195,8 @@ class ScriptedPacs:
         """Take a question for storage commitment (PS3.4 J.3.2); the report follows by itself."""
         asked = event.action_information
         self.questions.append(str(asked.TransactionUID))
+        if self.commit_statuses:
+            return self.commit_statuses.pop(0), None
         if self.commits != "never":
             report = self._report(asked)
             threading.Thread(target=self._send_report, args=(event.assoc, report), daemon=True).start()

@@ -117,7 +117,8 @@ class CStoreTransport:
         except RuntimeError as why:
             raise PeerAway(f"{self._peer.where} ended the association before it was asked to commit itself") from why
         if "Status" not in status:
-            raise PeerAway(f"{self._peer.where} did not answer whether it commits itself")
+            # It took the association: away it is not. Some report before they answer, which ends it, too.
+            raise PeerBusy(f"{self._peer.where} did not answer whether it commits itself")
         if status.Status in _TRANSIENT:
             raise PeerBusy(f"{self._peer.where} cannot look into storage commitment now: {status.Status:04X}")
         if status.Status != 0:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import socketserver
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -185,6 +189,54 @@ def test_an_open_breaker_holds_up_no_other_peer(world: World, pacs: ScriptedPacs
         assert [(one.peer, one.state) for one in world.deliveries(job_id)] == [
             ("archive", "verified"), ("pacs", "queued"),
         ]  # fmt: skip
+
+
+def test_a_peer_that_swallows_everything_costs_its_time_five_times_and_never_again(world: World) -> None:
+    """The port is open and nobody speaks: the worst kind of away, because each try waits for its time-out."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as mute:
+        port = mute.getsockname()[1]
+        world.peers.append(Peer(name="mute", ae_title="MUTE", host="127.0.0.1", port=port, timeout=0.3))
+        job_ids = [publish_two(world, "mute")]
+        for _ in range(breakers.OPENS_AFTER):
+            world.clock.advance(900)
+            world.deliverer().deliver(job_ids[0])
+        assert breaker(world, "mute").state is _B.OPEN
+        with world.database.transaction() as session:
+            breakers.look_soon(session, job_ids[0], at=world.clock() + timedelta(hours=1))
+        began = time.monotonic()
+        for _ in range(5):
+            world.deliverer().deliver(job_ids[0])
+        assert time.monotonic() - began < 0.3
+
+
+def test_failures_that_eight_workers_see_at_once_open_it_once(world: World) -> None:
+    """Each is counted, one of them opens it, and tells so once."""
+
+    def fail(worker: int) -> bool:
+        with world.database.transaction() as session:
+            return breakers.note_failure(
+                session, "pacs", reason="away", who=f"io-{worker}", at=world.clock(), wait=lambda _: timedelta(1)
+            )
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(fail, range(8))) == 1
+    found = breaker(world)
+    assert (found.state, found.failures) == (_B.OPEN, breakers.OPENS_AFTER)
+
+
+def test_a_probe_that_eight_workers_want_is_one_worker_s(world: World) -> None:
+    """The peer is asked once, not eight times."""
+    at, lease = world.clock(), timedelta(seconds=60)
+    for _ in range(breakers.OPENS_AFTER):
+        with world.database.transaction() as session:
+            breakers.note_failure(session, "pacs", reason="away", who="io", at=at, wait=lambda _: timedelta(0))
+
+    def probe(worker: int) -> bool:
+        with world.database.transaction() as session:
+            return breakers.begin_probe(session, "pacs", worker=f"io-{worker}", now=at, lease=lease)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(probe, range(8))) == 1
 
 
 def _image() -> bytes:

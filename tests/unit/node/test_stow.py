@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -74,8 +74,8 @@ class ScriptedWeb(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self.acts: list[Act] = []
         self.search_status = 200
         self.search_body: bytes | None = None
@@ -154,15 +154,22 @@ def _part(content_type: str, body: bytes) -> tuple[str, bytes]:
     return str(pydicom.dcmread(io.BytesIO(data), stop_before_pixels=True).SOPInstanceUID), data
 
 
-@pytest.fixture
-def web() -> Iterator[ScriptedWeb]:
-    """A DICOMweb server that behaves until it is told otherwise."""
-    with ScriptedWeb() as server:
+@contextmanager
+def serving(port: int = 0) -> Iterator[ScriptedWeb]:
+    """Serve on that port, or a free one."""
+    with ScriptedWeb(port) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield server
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture
+def web() -> Iterator[ScriptedWeb]:
+    """A DICOMweb server that behaves until it is told otherwise."""
+    with serving() as server:
+        yield server
 
 
 @pytest.fixture
@@ -447,6 +454,35 @@ def test_a_server_that_is_down_opens_the_breaker_and_a_search_closes_it(sqlite_w
         world.clock.advance(900)
         world.deliverer().deliver(job_id)
     assert world.job(job_id).reason.startswith("peer web is away since")
+    with serving(web.server_address[1]) as back:
+        world.clock.advance(10)
+        world.deliverer().deliver(job_id)
+        assert world.job(job_id).state is JobState.DONE
+        assert list(back.kept) == [SEG_UID, SR_UID]
+
+
+def test_a_search_that_always_fails_is_tried_less_and_less_often_and_ends_with_a_person(
+    sqlite_world: World, web: ScriptedWeb
+) -> None:
+    """Nobody knows whether the results are there: neither sent again nor taken for verified."""
+    world = sqlite_world
+    world.peers.append(peer(web))
+    web.search_status = 500
+    job_id = publish_two(world, "web")
+    waits = []
+    for _ in range(6):
+        world.deliverer().deliver(job_id)
+        first = world.deliveries(job_id)[0]
+        assert (first.state, first.looks) == (_S.ACKED, 0)
+        waits.append((first.next_at - world.clock()).total_seconds())
+        world.clock.advance(waits[-1] + 60)
+    assert waits[0] <= 5
+    assert waits[-1] > 100
+    assert "HTTP 500 to a query" in world.job(job_id).reason
+    world.clock.advance(8 * 86_400)
+    world.deliverer().deliver(job_id)
+    assert [one.state for one in world.deliveries(job_id)] == [_S.PARKED, _S.PARKED]
+    assert web.stores == 2
 
 
 def test_the_sender_s_results_go_to_the_url_of_its_title(sqlite_world: World, web: ScriptedWeb) -> None:

@@ -257,6 +257,32 @@ def test_a_report_that_never_comes_is_asked_for_three_times_and_then_the_peer_is
     assert reasons(world, job_id) == {"no storage commitment was reported (3 questions); found there"}
 
 
+def test_a_peer_that_cannot_look_into_it_now_is_asked_again(sqlite_world: World, pacs: ScriptedPacs) -> None:
+    """0213: a question later it commits itself; nothing was sent again meanwhile."""
+    world = sqlite_world
+    restarted(pacs, commits="same")
+    pacs.commit_statuses = [0x0213]
+    job_id = published(world, pacs, verify=Verify.COMMITMENT)
+    world.deliverer().deliver(job_id)
+    assert "to be asked for storage commitment again" in world.job(job_id).reason
+    world.clock.advance(900)
+    assert world.deliverer().deliver(job_id) == 0
+    assert reasons(world, job_id) == {"the peer committed itself to it"}
+    assert len(pacs.questions) == 2
+
+
+def test_a_peer_that_refuses_the_question_is_queried(sqlite_world: World, pacs: ScriptedPacs) -> None:
+    """0122, at once and with a remark."""
+    world = sqlite_world
+    restarted(pacs, commits="same")
+    pacs.commit_statuses = [0x0122]
+    job_id = published(world, pacs, verify=Verify.COMMITMENT)
+    world.deliverer().deliver(job_id)
+    assert world.job(job_id).state is JobState.DONE
+    (reason,) = reasons(world, job_id)
+    assert "answered 0122 to storage commitment; found there" in reason
+
+
 def test_a_peer_without_commitment_is_queried_with_a_remark(sqlite_world: World, pacs: ScriptedPacs) -> None:
     """It takes part in no such service."""
     world = sqlite_world
