@@ -5,6 +5,7 @@ NodeError
 │   ├── StoreFull        the disk takes no more
 │   ├── BrokerAway       the doorbell cannot be rung
 │   ├── PeerAway         a peer does not answer, or asks us to come back later
+│   │   └── PeerBusy     it is there, and asks us to come back later
 │   ├── LeaseLost        another worker, or a person, has moved the job on
 │   └── ChildDied        the inference process ended without an answer
 └── Permanent            the same work will fail the same way
@@ -44,6 +45,10 @@ class BrokerAway(Transient):
 
 class PeerAway(Transient):
     """A peer does not answer, or answers that it should be asked again later."""
+
+
+class PeerBusy(PeerAway):
+    """A peer answers that it should be asked again later: nothing is wrong with the way to it."""
 
 
 class LeaseLost(Transient):

@@ -29,7 +29,7 @@ class Intake:
     """Keeps instances."""
 
     def __init__(self, database: Database, store: Store, now: Callable[[], datetime], *, manufacturer: str) -> None:
-        self._database, self.store, self._now = database, store, now
+        self.database, self.store, self.now = database, store, now
         self._manufacturer = manufacturer
 
     def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
@@ -44,7 +44,7 @@ class Intake:
         path = self.store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
         kept = studies.Kept(
             facts=facts, orientation=orientation_name(facts.orientation), content_sha=content_sha, path=path,
-            size=len(data), calling_ae=calling_ae, at=self._now(),
+            size=len(data), calling_ae=calling_ae, at=self.now(),
         )  # fmt: skip
         try:
             self._record(kept)
@@ -54,7 +54,7 @@ class Intake:
         return facts
 
     def _record(self, kept: studies.Kept) -> None:
-        with self._database.transaction() as session:
+        with self.database.transaction() as session:
             ours = studies.is_own_result(session, kept.facts.sop_uid)
             bearer = kept.facts.sop_class in BEARERS  # what may bear a verdict: no model reads it, so it wakes nobody
             wakes = not (ours or bearer or kept.facts.manufacturer == self._manufacturer)

@@ -12,7 +12,10 @@ from typing import TextIO
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # pynetdicom and pydicom print header values, which may name a patient, at INFO and below.
-_TALKATIVE = ("pynetdicom", "pydicom", "highdicom", "kombu", "amqp", "PIL", "sqlalchemy", "alembic", "asyncio")
+_TALKATIVE = (
+    "pynetdicom", "pydicom", "highdicom", "kombu", "amqp", "PIL", "sqlalchemy", "alembic", "asyncio", "httpx",
+    "httpcore",
+)  # fmt: skip
 
 
 def set_up_logging(role: str, *, level: str = "INFO", form: str = "text", stream: TextIO | None = None) -> None:

@@ -11,12 +11,13 @@ from ipaddress import ip_address
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
-from node.domain.peer import SENDER, Peer
+from node.domain.peer import SENDER, Peer, Verify
 from node.domain.profile import DEFAULT, Language, Profile, SegType, Split, SrClass
 from node.domain.rule import LateImages, Rule
 from node.errors import NotFound, SettingsError
@@ -48,13 +49,28 @@ def _name(value: str) -> str:
     return value
 
 
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _web_address(value: str) -> str:
+    """The root of a DICOMweb service; what it knows us by stands in fields of its own, which are never shown."""
+    if not value:
+        return value
+    parts = urlsplit(value)
+    if parts.scheme not in ("https", "http") or not parts.hostname:
+        raise ValueError("not the address of a DICOMweb service: https://host/path")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise ValueError("a url has no user, password, query or fragment here: use token, or user and password")
+    return value.rstrip("/")
+
+
 def _loopback(value: str) -> str:
     """The page has no sign-in yet: nobody but this machine may reach it."""
-    try:
-        alone = value == "localhost" or ip_address(value).is_loopback
-    except ValueError:
-        alone = False
-    if not alone:
+    if not _is_loopback(value):
         raise ValueError(f"{value!r} is not loopback: the page has no sign-in yet; reach it through an ssh tunnel")
     return value
 
@@ -67,21 +83,42 @@ _ORIENTATIONS = frozenset({"axial", "coronal", "sagittal", "oblique"})
 
 
 class PeerSettings(BaseModel):
-    """One ``[[peer]]``: a remote application entity that may send to the node, receive results, or both."""
+    """One ``[[peer]]``: a remote application entity or DICOMweb server that sends to the node, receives, or both."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: Name  # how rules and commands call it
-    ae_title: AeTitle
+    ae_title: AeTitle | None = None  # with a url: only under which it sends to the node
     host: str = "127.0.0.1"
     port: int = Field(default=104, ge=1, le=65535)
+    url: Annotated[str, AfterValidator(_web_address)] = ""  # of a DICOMweb server: results go there by STOW-RS
+    token: SecretStr = SecretStr("")  # sent to url as a bearer token
+    user: str = ""  # of basic authentication at url
+    password: SecretStr = SecretStr("")
     may_send: bool = True  # it may store studies on the node
     timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
     profile: Name = DEFAULT  # in which objects it is told what was found
+    verify: Verify = Verify.QUERY  # how the node makes sure that it has what it took
+
+    @model_validator(mode="after")
+    def _reachable_in_one_way(self) -> PeerSettings:
+        if not self.url and self.ae_title is None:
+            raise ValueError("name its ae_title (and host and port), or the url of its DICOMweb service")
+        secret = bool(self.token.get_secret_value() or self.user or self.password.get_secret_value())
+        if secret and not self.url:
+            raise ValueError("token, user and password are for a peer with a url")
+        if self.token.get_secret_value() and self.user:
+            raise ValueError("give a token, or user and password, not both")
+        if secret and urlsplit(self.url).scheme != "https" and not _is_loopback(urlsplit(self.url).hostname or ""):
+            raise ValueError("a token or password is only sent over https")
+        if self.url and self.verify is Verify.COMMITMENT:
+            raise ValueError("verify = 'commitment' needs DICOM: a peer with a url is asked by 'query'")
+        return self
 
     def to_domain(self) -> Peer:
         """Return the peer as the rest of the node knows it."""
-        return Peer(**self.model_dump())
+        plain = {"ae_title": self.ae_title or "", "token": self.token.get_secret_value()}
+        return Peer(**{**self.model_dump(), **plain, "password": self.password.get_secret_value()})
 
 
 class ProfileSettings(BaseModel):
@@ -233,7 +270,7 @@ class Settings(BaseSettings):
         names = {peer.name for peer in self.peer}
         _unique("peer", [peer.name for peer in self.peer])
         _unique("rule", [rule.name for rule in self.rule])
-        _unique("peer's AE title", [peer.ae_title for peer in self.peer])  # results go back to it by this name
+        _unique("peer's AE title", [peer.ae_title for peer in self.peer if peer.ae_title])  # results go back by it
         _unique("profile", [profile.name for profile in self.profile])
         known = {DEFAULT, *(profile.name for profile in self.profile)}
         for peer in self.peer:

@@ -28,15 +28,17 @@ from pydicom.uid import (
     MRImageStorage,
     SecondaryCaptureImageStorage,
 )
-from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, evt
+from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, build_role, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
 
 from models.phantom import thorax_phantom
-from node.domain.peer import Peer
+from node.domain.peer import Peer, Verify
 from node.domain.uid import UUID_ROOT, derive_uid
 from node.processes import stop_event
 
@@ -44,6 +46,7 @@ NOON = datetime(2026, 1, 15, 12, 0, tzinfo=UTC)
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 _SUCCESS, _PENDING, _CANNOT_UNDERSTAND = 0x0000, 0xFF00, 0xC000  # PS3.4 B.2.3 and C.4.1.1.4
+_NO_SUCH_INSTANCE = 0x0112  # PS3.3 C.14.1.1
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # stored, with a remark
 _UID = re.compile(r"[0-9.]{1,64}")
 _CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage}
@@ -67,14 +70,15 @@ class FixedClock:
 class ScriptedPacs:
     """A PACS on loopback that keeps what it gets in a folder and misbehaves as its script says.
 
-    It takes every storage class in every transfer syntax, answers C-ECHO, and C-FIND at IMAGE level by SOP Instance
-    UID. The script may be changed while it runs. After `stop`, `start` listens on the same port again.
+    It takes every storage class in every transfer syntax, answers C-ECHO, C-FIND at IMAGE level by SOP Instance UID,
+    and storage commitment where it is told how to report. The script may be changed while it runs. After `stop`,
+    `start` listens on the same port again.
     """
 
     def __init__(
         self, folder: Path, *, ae_title: str = "SCRIPTEDPACS", port: int = 0, statuses: Iterable[int] = (),
         delay: float = 0.0, aborts_before_store: int = 0, aborts_after_store: int = 0, refuses: bool = False,
-        can_find: bool = True,
+        can_find: bool = True, commits: str = "",
     ) -> None:  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.ae_title, self.port = folder, ae_title, port
@@ -84,6 +88,13 @@ class ScriptedPacs:
         self.aborts_after_store = aborts_after_store  #: so many next stores are cut off, the instance kept
         self.refuses = refuses  #: associations are rejected from the next `start` on
         self.can_find = can_find  #: C-FIND is offered from the next `start` on
+        self.loses = 0  #: so many next stores are answered with success, the instance not kept
+        self.commits = commits  #: "same" or "new" association for reports, or "never"; "": not offered (next `start`)
+        self.commit_statuses: list[int] = []  #: answers to the next questions for commitment; then 0x0000
+        self.not_committed: dict[str, int] = {}  #: SOP Instance UID -> failure reason of the next report
+        self.reports_to: tuple[str, int, str] = ("127.0.0.1", 0, "")  #: host, port, AE title for "new"
+        self.questions: list[str] = []  #: transaction UIDs of the questions for commitment
+        self.report_statuses: list[int] = []  #: what the node answered to reports on a new association
         self.received: Counter[str] = Counter()  #: how often each SOP Instance UID was kept
         self.order: list[str] = []  #: SOP Instance UIDs as they were kept
         self._lock = threading.Lock()
@@ -98,9 +109,11 @@ class ScriptedPacs:
     ) -> None:
         self.stop()
 
-    def peer(self, name: str, *, timeout: float = 10.0) -> Peer:
+    def peer(self, name: str, *, timeout: float = 10.0, verify: Verify = Verify.QUERY) -> Peer:
         """Return this PACS as a peer of that name; it has a port once it was started."""
-        return Peer(name=name, ae_title=self.ae_title, host="127.0.0.1", port=self.port, timeout=timeout)
+        return Peer(
+            name=name, ae_title=self.ae_title, host="127.0.0.1", port=self.port, timeout=timeout, verify=verify
+        )
 
     def start(self) -> None:
         """Listen for associations."""
@@ -108,6 +121,7 @@ class ScriptedPacs:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_C_FIND, self._on_find),
             (evt.EVT_C_ECHO, _on_echo),
+            (evt.EVT_N_ACTION, self._on_commitment),
         ]
         self._ae = self._entity()
         server: Any = self._ae.start_server(("127.0.0.1", self.port), block=False, evt_handlers=handlers)
@@ -126,6 +140,8 @@ class ScriptedPacs:
         ae.add_supported_context(Verification)
         if self.can_find:
             ae.add_supported_context(StudyRootQueryRetrieveInformationModelFind)
+        if self.commits:
+            ae.add_supported_context(StorageCommitmentPushModel)
         if self.refuses:
             ae.require_calling_aet = ["NOBODY"]
         ae.maximum_associations = 50
@@ -153,6 +169,9 @@ class ScriptedPacs:
         if self.aborts_after_store:
             self.aborts_after_store -= 1
             return _SUCCESS, True, True
+        if self.loses:
+            self.loses -= 1
+            return _SUCCESS, False, False
         status = self.statuses.pop(0) if self.statuses else _SUCCESS
         return status, status == _SUCCESS or status in _WARNINGS, False
 
@@ -171,6 +190,50 @@ class ScriptedPacs:
             found.SOPInstanceUID = wanted
             yield _PENDING, found
         yield _SUCCESS, None
+
+    def _on_commitment(self, event: Event) -> tuple[int, None]:
+        """Take a question for storage commitment (PS3.4 J.3.2); the report follows by itself."""
+        asked = event.action_information
+        self.questions.append(str(asked.TransactionUID))
+        if self.commit_statuses:
+            return self.commit_statuses.pop(0), None
+        if self.commits != "never":
+            report = self._report(asked)
+            threading.Thread(target=self._send_report, args=(event.assoc, report), daemon=True).start()
+        return _SUCCESS, None
+
+    def _report(self, asked: Dataset) -> Dataset:
+        report = Dataset()
+        there: list[Dataset] = []
+        failed: list[Dataset] = []
+        report.TransactionUID = asked.TransactionUID
+        for item in asked.ReferencedSOPSequence:
+            uid = str(item.ReferencedSOPInstanceUID)
+            kept = _UID.fullmatch(uid) and (self.folder / f"{uid}.dcm").is_file()
+            reason = self.not_committed.pop(uid, 0 if kept else _NO_SUCH_INSTANCE)
+            if reason:
+                item.FailureReason = reason
+            (failed if reason else there).append(item)
+        report.ReferencedSOPSequence = there
+        if failed:
+            report.FailedSOPSequence = failed
+        return report
+
+    def _send_report(self, association: Any, report: Dataset) -> None:
+        time.sleep(0.05)  # the question is answered first
+        kind = 2 if "FailedSOPSequence" in report else 1  # PS3.4 J.3.3.1
+        classes = (StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
+        if self.commits == "same":
+            association.send_n_event_report(report, kind, *classes)
+            return
+        host, port, title = self.reports_to
+        ours = AE(ae_title=self.ae_title).associate(
+            host, port, contexts=[build_context(classes[0])], ae_title=title,
+            ext_neg=[build_role(classes[0], scp_role=True)],
+        )  # fmt: skip
+        status, _ = ours.send_n_event_report(report, kind, *classes)
+        self.report_statuses.append(int(status.get("Status", -1)))
+        ours.release()
 
 
 def _on_echo(event: Event) -> int:  # noqa: ARG001  # the signature is pynetdicom's

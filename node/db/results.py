@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, exists, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from node.db import events
+from node.db import breakers, events
 from node.db.tables import DeliveryRow, JobRow, ResultRow, StudyRow
 from node.domain.job import Job, JobState
-from node.domain.result import Delivery, DeliveryState, Result
+from node.domain.result import TAKEN, Delivery, DeliveryState, Result
 
 _S = DeliveryState
 #: Something may still happen by itself.
@@ -25,8 +25,9 @@ class Outcome:
 
     state: DeliveryState
     reason: str = ""
-    status: str = ""  # DIMSE status as hexadecimal digits, where there was one
-    wait: timedelta = timedelta(0)  # before the next try, where there is one
+    status: str = ""  # as in Answer
+    wait: timedelta = timedelta(0)  # before the next try or look, where there is one
+    looks: int = 0  # for it at the peer, since it was sent last
 
 
 def results_of(session: Session, job_id: str) -> list[Result]:
@@ -40,7 +41,7 @@ def previous_set(session: Session, job: Job) -> list[Result]:
 
     Nothing that no peer ever accepted is replaced.
     """
-    sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state == _S.ACKED)
+    sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state.in_(TAKEN))
     earlier = session.scalar(
         select(JobRow.id)
         .where(JobRow.study_uid == job.study_uid, JobRow.model == job.model, JobRow.revision <= job.revision, sent)
@@ -56,7 +57,7 @@ def prior_set(session: Session, job: Job) -> list[Result]:
     A patient ID may mean two people where two hospitals meet: who uses the set compares the rest of the identity.
     """
     now = session.get_one(StudyRow, job.study_uid)
-    sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state == _S.ACKED)
+    sent = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state.in_(TAKEN))
     earlier = session.scalar(
         select(JobRow.id)
         .join(StudyRow, StudyRow.uid == JobRow.study_uid)
@@ -82,15 +83,24 @@ def deliveries_of(session: Session, job_id: str) -> list[Delivery]:
 
 
 def due_jobs(session: Session, *, now: datetime, limit: int = 50) -> list[str]:
-    """Return jobs with a delivery whose time has come, and those that only wait to be called done."""
+    """Return jobs with a delivery whose time has come, those that wait for a peer which should be looked for, and
+    those that only wait to be called done."""
     due = session.scalars(
         select(DeliveryRow.job_id).where(_due(now)).group_by(DeliveryRow.job_id)
         .order_by(func.min(DeliveryRow.next_at)).limit(limit)
     )  # fmt: skip
-    unacknowledged = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state != _S.ACKED)
     delivering = JobRow.state.in_((JobState.RESULT_READY, JobState.DELIVERING))
-    over = session.scalars(select(JobRow.id).where(delivering, ~unacknowledged).limit(limit))
-    return list(dict.fromkeys([*due, *over]))
+    looked_for = session.scalars(
+        select(DeliveryRow.job_id)
+        .join(JobRow, JobRow.id == DeliveryRow.job_id)
+        .where(delivering, _look_due(now))
+        .group_by(DeliveryRow.job_id)
+        .order_by(func.min(DeliveryRow.next_at))
+        .limit(limit)
+    )
+    unverified = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.state != _S.VERIFIED)
+    over = session.scalars(select(JobRow.id).where(delivering, ~unverified).limit(limit))
+    return list(dict.fromkeys([*due, *looked_for, *breakers.jobs_for_probes(session, now=now), *over]))
 
 
 def claim(
@@ -121,7 +131,7 @@ def _claim_for(
     ).all()
     taken: list[tuple[Delivery, Result]] = []
     for row, result in rows:
-        if row.state == _S.ACKED:
+        if row.state in TAKEN:
             continue
         if not _is_due(row, now):
             break
@@ -133,7 +143,61 @@ def _claim_for(
 
 def _due(now: datetime) -> ColumnElement[bool]:
     waiting = DeliveryRow.state.in_((_S.QUEUED, _S.RETRY_WAIT, _S.UNKNOWN))
-    return waiting & (DeliveryRow.next_at <= now)
+    return waiting & (DeliveryRow.next_at <= now) & ~breakers.cut_off()
+
+
+def claim_looks(
+    session: Session, job_id: str, *, worker: str, now: datetime, lease: timedelta
+) -> list[tuple[Delivery, Result]]:
+    """Take what one peer has accepted of one job, to look for it there; none where something is still on its way."""
+    due = select(DeliveryRow.peer).where(DeliveryRow.job_id == job_id, _look_due(now)).order_by(DeliveryRow.next_at)
+    peer = session.scalars(due.limit(1)).first()
+    if peer is None:
+        return []
+    rows = session.execute(
+        select(DeliveryRow, ResultRow)
+        .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
+        .where(DeliveryRow.job_id == job_id, DeliveryRow.peer == peer, DeliveryRow.state == _S.ACKED, _is_free(now))
+        .order_by(ResultRow.position)
+        .with_for_update(of=DeliveryRow)
+    ).all()
+    taken: list[tuple[Delivery, Result]] = []
+    for row, result in rows:
+        taken.append((_delivery(row), _result(result)))
+        row.owner, row.lease_until = worker, now + lease
+    return taken
+
+
+def _look_due(now: datetime) -> ColumnElement[bool]:
+    """Accepted, time to look, and nothing of its set on the way to that peer: sets are asked for whole."""
+    other = aliased(DeliveryRow)
+    same_set = (other.job_id == DeliveryRow.job_id) & (other.peer == DeliveryRow.peer)
+    on_its_way = exists().where(same_set, other.state.in_(OPEN))
+    accepted = (DeliveryRow.state == _S.ACKED) & (DeliveryRow.next_at <= now) & _is_free(now)
+    return accepted & ~on_its_way & ~breakers.cut_off()
+
+
+def _is_free(now: datetime) -> ColumnElement[bool]:
+    return (DeliveryRow.owner == "") | (DeliveryRow.lease_until < now)
+
+
+def conclude_look(session: Session, delivery: Delivery, outcome: Outcome, *, worker: str, at: datetime) -> bool:
+    """Record how a look ended; return False where the delivery is no longer *worker*'s, or a report came first."""
+    moved = session.execute(
+        update(DeliveryRow)
+        .where(DeliveryRow.id == delivery.id, DeliveryRow.state == _S.ACKED, DeliveryRow.owner == worker)
+        .values(
+            state=outcome.state, reason=outcome.reason, next_at=at + outcome.wait, looks=outcome.looks, owner="",
+            lease_until=None, updated_at=at,
+        )
+        .returning(DeliveryRow.id)
+    )  # fmt: skip
+    if moved.first() is None:
+        return False
+    if outcome.state is not _S.ACKED:  # another look is no news
+        detail = f"{delivery.peer}: {outcome.reason}"
+        events.record(session, f"delivery {outcome.state}", who=worker, at=at, detail=detail, job_id=delivery.job_id)
+    return True
 
 
 def _is_due(row: DeliveryRow, now: datetime) -> bool:
@@ -147,7 +211,7 @@ def conclude(session: Session, delivery: Delivery, outcome: Outcome, *, worker: 
         .where(DeliveryRow.id == delivery.id, DeliveryRow.state == _S.SENDING, DeliveryRow.owner == worker)
         .values(
             state=outcome.state, reason=outcome.reason, last_status=outcome.status, next_at=at + outcome.wait,
-            owner="", lease_until=None, updated_at=at,
+            looks=0, owner="", lease_until=None, updated_at=at,
         )
         .returning(DeliveryRow.id)
     )  # fmt: skip
@@ -159,20 +223,24 @@ def conclude(session: Session, delivery: Delivery, outcome: Outcome, *, worker: 
 
 
 def sending(session: Session) -> list[tuple[int, str, datetime | None]]:
-    """Return (id, owner, end of lease) of the deliveries that some worker is sending."""
-    rows = session.execute(
-        select(DeliveryRow.id, DeliveryRow.owner, DeliveryRow.lease_until).where(DeliveryRow.state == _S.SENDING)
-    )
+    """Return (id, owner, end of lease) of the deliveries that some worker is sending, or looks for."""
+    held = (DeliveryRow.state == _S.SENDING) | ((DeliveryRow.state == _S.ACKED) & (DeliveryRow.owner != ""))
+    rows = session.execute(select(DeliveryRow.id, DeliveryRow.owner, DeliveryRow.lease_until).where(held))
     return [(row[0], row[1], row[2]) for row in rows]
 
 
 def give_up_sending(session: Session, delivery_id: int, *, owner: str, at: datetime) -> None:
-    """The sender died: nobody knows whether the peer has the object, so it is asked before the next try."""
+    """The sender died: nobody knows whether the peer has the object, so it is asked before the next try.
+
+    One who only looked for it left nothing in doubt: somebody else looks.
+    """
+    mine, free = (DeliveryRow.id == delivery_id) & (DeliveryRow.owner == owner), {"owner": "", "lease_until": None}
     session.execute(
         update(DeliveryRow)
-        .where(DeliveryRow.id == delivery_id, DeliveryRow.state == _S.SENDING, DeliveryRow.owner == owner)
-        .values(state=_S.UNKNOWN, owner="", lease_until=None, next_at=at, updated_at=at, reason="the sender died")
+        .where(mine, DeliveryRow.state == _S.SENDING)
+        .values(state=_S.UNKNOWN, next_at=at, updated_at=at, reason="the sender died", **free)
     )
+    session.execute(update(DeliveryRow).where(mine, DeliveryRow.state == _S.ACKED).values(next_at=at, **free))
 
 
 def cancel_open(session: Session, job_id: str, *, at: datetime) -> None:
@@ -198,17 +266,22 @@ def requeue_parked(session: Session, job_id: str, *, at: datetime) -> int:
 
 
 def count_open_by_peer(session: Session) -> dict[str, dict[str, int]]:
-    """Return, for each peer, how many deliveries stand in each state but ACKED."""
+    """Return, for each peer, how many deliveries stand in each state but VERIFIED.
+
+    What a peer took of a job that was cancelled then is not looked for, and not counted.
+    """
     found: dict[str, dict[str, int]] = {}
-    query = select(DeliveryRow.peer, DeliveryRow.state, func.count()).where(DeliveryRow.state != _S.ACKED)
+    cancelled = exists().where(JobRow.id == DeliveryRow.job_id, JobRow.state == JobState.CANCELLED)
+    over = (DeliveryRow.state == _S.VERIFIED) | ((DeliveryRow.state == _S.ACKED) & cancelled)
+    query = select(DeliveryRow.peer, DeliveryRow.state, func.count()).where(~over)
     for peer, state, count in session.execute(query.group_by(DeliveryRow.peer, DeliveryRow.state)):
         found.setdefault(peer, {})[state] = count
     return found
 
 
 def all_over(deliveries: Sequence[Delivery]) -> bool:
-    """Return whether every delivery is acknowledged."""
-    return all(delivery.state == _S.ACKED for delivery in deliveries)
+    """Return whether every delivery is verified."""
+    return all(delivery.state == _S.VERIFIED for delivery in deliveries)
 
 
 def _result(row: ResultRow) -> Result:
@@ -222,4 +295,5 @@ def _delivery(row: DeliveryRow) -> Delivery:
     return Delivery(
         id=row.id, result_id=row.result_id, job_id=row.job_id, peer=row.peer, state=DeliveryState(row.state),
         tries=row.tries, next_at=row.next_at, created_at=row.created_at, last_status=row.last_status, reason=row.reason,
+        looks=row.looks,
     )  # fmt: skip

@@ -229,6 +229,7 @@ class DeliveryRow(Base):
     __table_args__ = (
         UniqueConstraint("result_id", "peer"),
         Index("ix_delivery_due", "state", "next_at"),
+        Index("ix_delivery_peer_state", "peer", "state"),
     )
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     result_id: Mapped[int] = mapped_column(BigId, ForeignKey("result.id"))
@@ -236,13 +237,38 @@ class DeliveryRow(Base):
     peer: Mapped[str] = mapped_column(String(64))
     state: Mapped[str] = mapped_column(String(16))
     tries: Mapped[int] = mapped_column(default=0)
-    next_at: Mapped[datetime]
+    looks: Mapped[int] = mapped_column(default=0, server_default="0")  # for it at the peer, since it was sent last
+    next_at: Mapped[datetime]  # of the next try; once it is accepted, of the next look for it
     created_at: Mapped[datetime]
     updated_at: Mapped[datetime]
-    owner: Mapped[str] = mapped_column(default="")
+    owner: Mapped[str] = mapped_column(default="")  # who sends it, or looks for it, now
     lease_until: Mapped[datetime | None]
     last_status: Mapped[str] = mapped_column(String(8), default="")
     reason: Mapped[str] = mapped_column(default="")
+
+
+class BreakerRow(Base):
+    """Whether anything is sent to a peer at all; a peer without a row is sent everything."""
+
+    __tablename__ = "breaker"
+    peer: Mapped[str] = mapped_column(String(64), primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    failures: Mapped[int] = mapped_column(default=0)  # connections in a row that failed, and probes
+    opened_at: Mapped[datetime | None]
+    until: Mapped[datetime | None]  # when the next probe is due; while one runs, when its lease ends
+    reason: Mapped[str] = mapped_column(default="")
+    owner: Mapped[str] = mapped_column(default="")  # who probes
+
+
+class CommitmentRow(Base):
+    """One question for storage commitment: the report that bears its transaction UID is about this job and peer."""
+
+    __tablename__ = "commitment"
+    transaction_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    job_id: Mapped[str] = mapped_column(String(36), ForeignKey("job.id"), index=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    asked_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
 
 
 class VerdictRow(Base):

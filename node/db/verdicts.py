@@ -22,7 +22,7 @@ from node.db.tables import (
     VerdictRow,
 )
 from node.domain.job import Job
-from node.domain.result import DeliveryState
+from node.domain.result import TAKEN
 from node.domain.verdict import (
     Judgement,
     MatchedBy,
@@ -235,7 +235,7 @@ def model_figures(session: Session, *, model: str = "", since: datetime | None =
 
 def _delivered(session: Session, model: str, since: datetime | None) -> dict[tuple[str, str], int]:
     """Return the numbers of jobs of which a peer took something."""
-    mine: list[ColumnElement[bool]] = [DeliveryRow.state == DeliveryState.ACKED]
+    mine: list[ColumnElement[bool]] = [DeliveryRow.state.in_(TAKEN)]
     if model:
         mine.append(JobRow.model == model)
     if since is not None:

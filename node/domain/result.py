@@ -26,7 +26,8 @@ class DeliveryState(StrEnum):
 
     QUEUED = "queued"  #: to be sent
     SENDING = "sending"  #: a worker is sending it, under a lease
-    ACKED = "acked"  #: the peer answered that it has it
+    ACKED = "acked"  #: the peer answered that it has it; it is looked for there
+    VERIFIED = "verified"  #: it was found there, or the peer committed itself to it: nothing is left to do
     UNKNOWN = "unknown"  #: nobody knows whether the peer has it: it is asked before the next try
     RETRY_WAIT = "retry_wait"  #: the peer was away or asked us to come back; another try follows
     PARKED = "parked"  #: the peer will not take it, or too long a time went by: a person must look
@@ -34,13 +35,16 @@ class DeliveryState(StrEnum):
 
 
 _S = DeliveryState
+#: The peer answered that it has the instance.
+TAKEN = frozenset({_S.ACKED, _S.VERIFIED})
 MOVES: dict[DeliveryState, frozenset[DeliveryState]] = {
     _S.QUEUED: frozenset({_S.SENDING, _S.CANCELLED}),
     _S.SENDING: frozenset({_S.ACKED, _S.UNKNOWN, _S.RETRY_WAIT, _S.PARKED}),
     _S.UNKNOWN: frozenset({_S.SENDING, _S.ACKED, _S.RETRY_WAIT, _S.PARKED, _S.CANCELLED}),
     _S.RETRY_WAIT: frozenset({_S.SENDING, _S.QUEUED, _S.PARKED, _S.CANCELLED}),
     _S.PARKED: frozenset({_S.QUEUED, _S.CANCELLED}),
-    _S.ACKED: frozenset(),
+    _S.ACKED: frozenset({_S.VERIFIED, _S.QUEUED, _S.PARKED}),
+    _S.VERIFIED: frozenset(),
     _S.CANCELLED: frozenset({_S.QUEUED}),
 }
 
@@ -81,3 +85,4 @@ class Delivery:
     created_at: datetime
     last_status: str
     reason: str
+    looks: int = 0  # for it at the peer, since it was sent last

@@ -1,8 +1,10 @@
-"""What the node answers to C-STORE and C-ECHO."""
+"""What the node answers to C-STORE, C-ECHO and reports on storage commitment."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from pydicom.dataset import FileMetaDataset
@@ -12,9 +14,13 @@ from pydicom.uid import UID
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
 
+from node.db.session import Database
+from node.delivery import take_report
+from node.dicom.commitment import read_report
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
 from node.intake import Intake, Mismatch
+from node.settings import Settings
 from node.store import Store
 
 log = logging.getLogger(__name__)
@@ -23,17 +29,21 @@ log = logging.getLogger(__name__)
 IMPLEMENTATION_UID = UID("2.25.280412371463713229371839263781923700161")
 
 SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
+NOT_AUTHORIZED = 0x0124  # PS3.7 C.5
+INVALID_ARGUMENT, NO_SUCH_EVENT = 0x0115, 0x0113  # PS3.7 C.4.2
 
 TRANSIENT, CONGESTED = 0x02, (0x03, 0x01)  # PS3.8 Table 9-21
 
 
-def on_c_store(event: Event, intake: Intake, max_bytes: int) -> int:
+def on_c_store(event: Event, intake: Intake, max_bytes: int, no_senders: frozenset[str]) -> int:
     """Keep one instance. We say SUCCESS only when its bytes and its row are safe on disk.
 
     What we did not foresee is left to pynetdicom: it logs the traceback and answers 0xC211.
     """
     calling_ae = event.assoc.requestor.ae_title.strip()
     request: Any = event.request
+    if calling_ae in no_senders:
+        return _refuse(NOT_AUTHORIZED, calling_ae, PermissionError("this peer may not store here (may_send)"))
     try:
         data = as_file(event)
         if len(data) > max_bytes:
@@ -73,8 +83,8 @@ def as_file(event: Event) -> bytes:
     return head.getvalue() + event.encoded_dataset(include_meta=False)
 
 
-def _refuse(status: int, calling_ae: str, why: Exception) -> int:
-    log.warning("instance refused", extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
+def _refuse(status: int, calling_ae: str, why: Exception, what: str = "instance refused") -> int:
+    log.warning(what, extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
     return status
 
 
@@ -104,6 +114,20 @@ def on_sent(event: Event) -> None:
     p_data = 0x04  # PS3.8 9.3.5
     if event.data[0] == p_data:
         reach("intake.rsp_sent")
+
+
+def on_commitment_report(
+    event: Event, database: Database, settings: Settings, now: Callable[[], datetime]
+) -> tuple[int, None]:
+    """Take a report on storage commitment (PS3.4 J.3.3). Its transaction UID, which nobody can guess, says of what."""
+    calling_ae = event.assoc.requestor.ae_title.strip()
+    if event.event_type not in (1, 2):  # PS3.4 J.3.3.1: all committed, or failures among them
+        return _refuse(NO_SUCH_EVENT, calling_ae, ValueError("no such event"), "report refused"), None
+    report = read_report(event.event_information)
+    if report is None or not take_report(database, settings, report, who=f"scp:{calling_ae}", at=now()):
+        return _refuse(INVALID_ARGUMENT, calling_ae, ValueError("no such transaction"), "report refused"), None
+    log.info("commitment reported", extra={"calling_ae": calling_ae, "failed": len(report.failed)})
+    return SUCCESS, None
 
 
 def on_end(event: Event) -> None:

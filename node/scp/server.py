@@ -7,9 +7,13 @@ import secrets
 from typing import Any, cast
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
-from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    StorageCommitmentPushModel,
+    Verification,
+)
 from pynetdicom.transport import ThreadedAssociationServer
 
+from node.domain.peer import Verify
 from node.failpoints import armed
 from node.intake import Intake
 from node.scp import handlers
@@ -27,10 +31,16 @@ def make_ae(settings: Settings) -> AE:
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
     ae.add_supported_context(Verification)
+    # The peer opens the association and is the provider all the same: PS3.4 J.3.3 by PS3.7 D.3.3.4.
+    ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
     ae.require_called_aet = True
     if not settings.accept_unknown_senders:
         # An empty list would let every one in: where no peer may send, ask for a title that nobody can know.
-        allowed = [peer.ae_title for peer in settings.peers if peer.may_send]
+        allowed = [
+            peer.ae_title
+            for peer in settings.peers
+            if peer.ae_title and (peer.may_send or peer.verify is Verify.COMMITMENT)
+        ]
         ae.require_calling_aet = allowed or [secrets.token_hex(8)]
     ae.maximum_associations = settings.max_associations
     ae.network_timeout = settings.network_timeout
@@ -43,7 +53,8 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
     """Listen for associations until the returned server is shut down."""
     ae = make_ae(settings)
     bound: list[Any] = [
-        (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes]),
+        (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes, _no_senders(settings)]),
+        (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
@@ -53,3 +64,10 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
     server = ae.start_server((settings.host, settings.port), block=False, evt_handlers=bound)
     log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
     return cast(ThreadedAssociationServer, server)  # pynetdicom returns none only where it blocks
+
+
+def _no_senders(settings: Settings) -> frozenset[str]:
+    """Return the peers that are let in for their reports on storage commitment, and may not store."""
+    if settings.accept_unknown_senders:
+        return frozenset()
+    return frozenset(peer.ae_title for peer in settings.peers if not peer.may_send)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from node.domain.peer import Answer, OutgoingFile, Peer
+from node.domain.peer import Answer, CommitReport, OutgoingFile, Peer
 from node.transport.cstore import CStoreTransport
+from node.transport.stow import StowTransport
 
 
 class Transport(Protocol):
@@ -18,10 +19,22 @@ class Transport(Protocol):
     def find(self, file: OutgoingFile) -> bool | None:
         """Return whether the peer has the instance; None where it cannot be asked."""
 
+    def find_all(self, files: Sequence[OutgoingFile]) -> list[bool | None]:
+        """Return the same for each of several instances, asked over one connection."""
+
+    def commit(
+        self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]
+    ) -> CommitReport | None:
+        """Ask the peer to commit itself to the instances; return its report where it comes in the peer's time.
+
+        None where it comes later, by another association, or *answered* says that it has come so already; PeerRefused
+        where the peer does not offer storage commitment.
+        """
+
     def send(self, files: Sequence[OutgoingFile]) -> Iterator[Answer]:
         """Send the files in order; yield the answer to each as it comes."""
 
 
 def open_transport(peer: Peer, *, calling_ae: str) -> Transport:
     """Return the transport for *peer*."""
-    return CStoreTransport(peer, calling_ae=calling_ae)
+    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae)

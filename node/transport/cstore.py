@@ -1,22 +1,27 @@
-"""C-STORE, C-ECHO and C-FIND as a user (PS3.4 annexes A, B and C) over one association a call."""
+"""C-STORE, C-ECHO, C-FIND and storage commitment as a user (PS3.4 annexes A, B, C and J), one association a call."""
 
 from __future__ import annotations
 
+import queue
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset
-from pynetdicom import AE, _config, build_context
+from pynetdicom import AE, _config, build_context, evt
+from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
     StudyRootQueryRetrieveInformationModelFind,
     Verification,
 )
 
-from node.domain.peer import Answer, AnswerKind, OutgoingFile, Peer
-from node.errors import PeerAway, PeerRefused
+from node.dicom.commitment import read_report
+from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
+from node.errors import PeerAway, PeerBusy, PeerRefused
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, neither decoded nor held in memory
 
@@ -24,6 +29,9 @@ _MAX_CONTEXTS = 128  # PS3.8 9.3.2: identifiers are the odd numbers of one byte
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 B.2.3: stored, with a remark
 _ALREADY_THERE = 0x0111  # PS3.7 C.5: duplicate SOP instance
 _TRANSIENT = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
+_OUT_OF_RESOURCES = 0xA700
+_INVALID_ARGUMENT = 0x0115  # PS3.7 C.4.2
+_GLANCE = 0.2  # seconds between two looks whether a report came
 _PENDING = frozenset({0xFF00, 0xFF01})
 _ENDED = "the association ended before this instance was sent"
 
@@ -52,17 +60,69 @@ class CStoreTransport:
 
     def find(self, file: OutgoingFile) -> bool | None:
         """Return whether the peer has the instance (C-FIND at IMAGE level); None where it cannot be asked."""
+        return self.find_all([file])[0]
+
+    def find_all(self, files: Sequence[OutgoingFile]) -> list[bool | None]:
+        """Return the same for each of several instances, over one association; PeerAway where it gives out."""
+        model = StudyRootQueryRetrieveInformationModelFind
+        try:
+            with self._association([build_context(model)]) as association:
+                return [self._find_one(association, file) for file in files]
+        except PeerRefused:
+            return [None] * len(files)  # it offers no such query
+
+    def _find_one(self, association: Any, file: OutgoingFile) -> bool | None:
         query = Dataset()
         query.QueryRetrieveLevel = "IMAGE"
         query.StudyInstanceUID = file.study_uid
         query.SeriesInstanceUID = ""
         query.SOPInstanceUID = file.sop_uid
-        model = StudyRootQueryRetrieveInformationModelFind
         try:
-            with self._association([build_context(model)]) as association:
-                return _found(association.send_c_find(query, model), file.sop_uid)
-        except PeerRefused:
-            return None  # it offers no such query
+            answers = association.send_c_find(query, StudyRootQueryRetrieveInformationModelFind)
+            return _found(answers, file.sop_uid, self._peer)
+        except RuntimeError as why:  # pynetdicom's word for an association that has ended
+            raise PeerAway(f"{self._peer.where} ended the association during a query") from why
+
+    def commit(
+        self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]
+    ) -> CommitReport | None:
+        """Ask for storage commitment (N-ACTION) and wait for the report on the same association (N-EVENT-REPORT)."""
+        reports: queue.SimpleQueue[CommitReport] = queue.SimpleQueue()
+
+        def on_report(event: Event) -> tuple[int, None]:
+            if (report := read_report(event.event_information)) is None or report.transaction_uid != transaction_uid:
+                return _INVALID_ARGUMENT, None
+            reports.put(report)
+            return 0, None
+
+        handlers = [(evt.EVT_N_EVENT_REPORT, on_report)]
+        with self._association([build_context(StorageCommitmentPushModel)], handlers) as association:
+            self._ask_to_commit(association, files, transaction_uid)
+            deadline = time.monotonic() + self._peer.timeout
+            while time.monotonic() < deadline and association.is_established and not answered():
+                try:
+                    return reports.get(timeout=_GLANCE)
+                except queue.Empty:
+                    continue
+        return None if reports.empty() else reports.get()
+
+    def _ask_to_commit(self, association: Any, files: Sequence[OutgoingFile], transaction_uid: str) -> None:
+        question = Dataset()
+        question.TransactionUID = transaction_uid
+        question.ReferencedSOPSequence = [_reference(file) for file in files]
+        try:
+            status, _ = association.send_n_action(
+                question, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+            )
+        except RuntimeError as why:
+            raise PeerAway(f"{self._peer.where} ended the association before it was asked to commit itself") from why
+        if "Status" not in status:
+            # It took the association: away it is not. Some report before they answer, which ends it, too.
+            raise PeerBusy(f"{self._peer.where} did not answer whether it commits itself")
+        if status.Status in _TRANSIENT:
+            raise PeerBusy(f"{self._peer.where} cannot look into storage commitment now: {status.Status:04X}")
+        if status.Status != 0:
+            raise PeerRefused(f"{self._peer.where} answered {status.Status:04X} to storage commitment")
 
     def send(self, files: Sequence[OutgoingFile]) -> Iterator[Answer]:
         """Send the files in order over one association; yield the answer to each as it comes."""
@@ -88,9 +148,11 @@ class CStoreTransport:
         return read_status(int(status.Status))
 
     @contextmanager
-    def _association(self, contexts: list[PresentationContext]) -> Iterator[Any]:
+    def _association(self, contexts: list[PresentationContext], handlers: Sequence[Any] = ()) -> Iterator[Any]:
         peer = self._peer
-        association = self._ae.associate(peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title)
+        association = self._ae.associate(
+            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers)
+        )
         if not association.is_established:
             raise _why_not(peer, association)
         try:
@@ -111,7 +173,7 @@ def read_status(status: int) -> Answer:
 
 
 def _why_not(peer: Peer, association: Any) -> PeerAway | PeerRefused:
-    where = f"{peer.name} ({peer.ae_title} at {peer.host}:{peer.port})"
+    where = peer.where
     if association.rejected_contexts and not association.accepted_contexts:
         return PeerRefused(f"{where} takes part in none of the services, or none of their syntaxes, that were proposed")
     if not association.is_rejected:
@@ -130,13 +192,22 @@ def _contexts_for(files: Sequence[OutgoingFile]) -> list[PresentationContext]:
     return [build_context(sop_class, syntax) for sop_class, syntax in wanted]
 
 
-def _found(answers: Iterator[tuple[Dataset, Dataset | None]], sop_uid: str) -> bool | None:
+def _reference(file: OutgoingFile) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = file.sop_class, file.sop_uid
+    return item
+
+
+def _found(answers: Iterator[tuple[Dataset, Dataset | None]], sop_uid: str, peer: Peer) -> bool | None:
+    """Return whether the instance is among the answers (PS3.4 C.4.1.1.4); None where the peer does not do this."""
     found = False
     for status, identifier in answers:
         if "Status" not in status:
-            return None
+            raise PeerAway(f"{peer.where} did not answer a query")
         if status.Status in _PENDING and identifier is not None:
             found = found or identifier.get("SOPInstanceUID") == sop_uid
+        elif status.Status in _TRANSIENT or status.Status == _OUT_OF_RESOURCES:
+            raise PeerBusy(f"{peer.where} cannot be asked now: {status.Status:04X}")
         elif status.Status != 0:
             return None
     return found

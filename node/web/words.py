@@ -42,7 +42,8 @@ PILLS: dict[str, dict[str, Pill]] = {
     "delivery": {
         _D.QUEUED: Pill("Queued", "○", "quiet"),
         _D.SENDING: Pill("Sending", "➜", "sending"),
-        _D.ACKED: Pill("Accepted", "✓", "good"),
+        _D.ACKED: Pill("Accepted", "✓", "sending"),
+        _D.VERIFIED: Pill("Verified", "✓", "good"),
         _D.UNKNOWN: Pill("Unknown", "?", "waiting"),
         _D.RETRY_WAIT: Pill("Waits to retry", "↻", "waiting"),
         _D.PARKED: Pill("Parked", "!", "bad"),
@@ -73,7 +74,8 @@ _JOB_WORDS = {
 _DELIVERY_WORDS = {
     _D.QUEUED: "sent as soon as a worker is free",
     _D.SENDING: "a worker is sending it",
-    _D.ACKED: "the peer has it",
+    _D.ACKED: "the peer took it; it is looked for there",
+    _D.VERIFIED: "the peer has it",
     _D.UNKNOWN: "the peer is asked whether it has it before the next try",
 }
 _EVENT_WORDS = {
@@ -94,6 +96,9 @@ _EVENT_WORDS = {
     "still valid": "The result still holds",
     "delivery retried": "Delivery was asked for again",
     "delivery acked": "A result was accepted",
+    "delivery verified": "A result is known to be there",
+    "delivery queued": "A result is sent again",
+    "commitment asked": "The peer was asked to commit itself to the results",
     "delivery unknown": "Nobody knows whether a result arrived",
     "delivery retry_wait": "A result could not be delivered yet",
     "delivery parked": "A delivery waits for a person",

@@ -139,9 +139,13 @@ class World:
     def settings(self, **changes: Any) -> Settings:
         """Return settings with this world's rules and peers."""
         peers = [
-            {"name": p.name, "ae_title": p.ae_title, "host": p.host, "port": p.port, "timeout": p.timeout}
+            {
+                "name": p.name, "ae_title": p.ae_title or None, "host": p.host or "127.0.0.1", "port": p.port or 104,
+                "timeout": p.timeout, "verify": p.verify, "url": p.url, "token": p.token, "user": p.user,
+                "password": p.password,
+            }
             for p in self.peers
-        ]
+        ]  # fmt: skip
         rules = [{"name": r.name, "model": r.model} for r in self.rules]
         return Settings(**{"home": self.home, "peer": peers, "rule": rules, "quiet_period": 60, **changes})
 

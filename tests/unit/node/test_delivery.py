@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from node.db import jobs, results
 from node.db.results import Outcome
-from node.delivery import addresses, back_off, cancel_job, retry_job
+from node.delivery import addresses, back_off, cancel_job, full_jitter, retry_job
 from node.domain.job import JobState
 from node.domain.peer import Peer
 from node.domain.result import MOVES, Delivery, DeliveryState, check_move
@@ -45,7 +45,7 @@ def pacs(tmp_path: Path) -> Iterator[ScriptedPacs]:
 def publish_two(world: World, *names: str) -> str:
     """Publish a set of two results (they are small images here) for the peers of those names; return the job's id."""
     first, second = synthetic_ct(slices=2, uid_prefix="2.25.9001")
-    job_id = world.add_job(destinations=names)
+    job_id = world.add_job(destinations=names, study_uid="2.25.9001")
     files = [
         ("seg", str(first.SOPClassUID), SEG_UID, part10(first)),
         ("sr", str(second.SOPClassUID), SR_UID, part10(second)),
@@ -100,7 +100,7 @@ def test_an_accepted_set_ends_the_job_and_the_seg_goes_before_the_sr(made_on_bot
     """What the report refers to is there first; the peer holds the very bytes that were frozen."""
     made = made_on_both
     assert made.deliver() == 2
-    assert made.states == [_S.ACKED, _S.ACKED]
+    assert made.states == [_S.VERIFIED, _S.VERIFIED]
     assert made.pacs.order == [SEG_UID, SR_UID]
     assert made.job_state() is JobState.DONE
     sent = (made.pacs.folder / f"{SEG_UID}.dcm").read_bytes()
@@ -116,11 +116,12 @@ def test_a_full_pacs_is_tried_again_after_a_while(made: Set) -> None:
     assert made.deliver() == 0
     assert made.states == [_S.RETRY_WAIT, _S.RETRY_WAIT]
     assert (made.first.last_status, made.first.tries) == ("A700", 1)
-    assert timedelta(seconds=2.5) <= made.first.next_at - made.world.clock() <= timedelta(seconds=5)
+    wait = max(one.next_at for one in made.world.deliveries(made.job_id)) - made.world.clock()
+    assert timedelta(0) < wait <= timedelta(seconds=5)
     assert made.job_state() is JobState.DELIVERING
     assert "A700" in made.world.job(made.job_id).reason
-    assert made.deliver(after=2) == 0
-    assert made.deliver(after=4) == 2
+    assert made.deliver() == 0
+    assert made.deliver(after=5) == 2
     assert made.job_state() is JobState.DONE
     assert made.pacs.order == [SEG_UID, SR_UID]
 
@@ -169,7 +170,8 @@ def test_an_answer_that_never_came_is_asked_for_and_not_sent_twice(made_on_both:
     assert made.states == [_S.UNKNOWN, _S.RETRY_WAIT]
     assert made.deliver(after=5) == 2
     assert made.pacs.received == {SEG_UID: 1, SR_UID: 1}
-    assert made.first.reason == "it was there already"
+    details = [event.detail for event in made.world.story(job_id=made.job_id) if event.what == "delivery acked"]
+    assert details[0] == "pacs: it was there already"
 
 
 def test_an_answer_that_never_came_is_sent_again_where_the_pacs_has_nothing(made: Set) -> None:
@@ -264,7 +266,7 @@ def test_one_absent_peer_delays_no_other(world: World, pacs: ScriptedPacs) -> No
     job_id = publish_two(world, "archive", "pacs")
     assert world.deliverer().deliver(job_id) == 2
     assert pacs.order == [SEG_UID, SR_UID]
-    expected = [("archive", "retry_wait")] * 2 + [("pacs", "acked")] * 2
+    expected = [("archive", "retry_wait")] * 2 + [("pacs", "verified")] * 2
     assert [(d.peer, d.state) for d in world.deliveries(job_id)] == expected
     assert world.job(job_id).reason.startswith("delivery to archive retry_wait: archive (ARCHIVE at 127.0.0.1:1)")
 
@@ -308,6 +310,13 @@ def test_waits_grow_to_the_cap_and_never_vanish(tries: int, base: int, cap: int)
     wait = back_off(tries, timedelta(seconds=base), timedelta(seconds=cap)).total_seconds()
     ceiling = min(cap, base * 2 ** min(tries - 1, 20))
     assert ceiling * 0.4999 <= wait <= ceiling
+
+
+@given(tries=st.integers(0, 200), base=st.integers(1, 3600), cap=st.integers(1, 86_400))
+def test_jitter_is_full_and_capped(tries: int, base: int, cap: int) -> None:
+    """Anything from nothing to base doubled each time, at most the cap."""
+    wait = full_jitter(tries, timedelta(seconds=base), timedelta(seconds=cap)).total_seconds()
+    assert 0 <= wait <= min(cap, base * 2 ** min(max(tries, 1) - 1, 20))
 
 
 @pytest.mark.parametrize("old", list(_S))

@@ -11,6 +11,7 @@ from node.errors import NotFound, SettingsError
 from node.settings import FILE_NAME, Settings, load_settings
 
 PEER = '[[peer]]\nname = "pacs"\nae_title = "PACS"\n'
+WEB = '[[peer]]\nname = "web"\n'
 PROFILE = '[[profile]]\nname = "rich"\n'
 RULE = '[[rule]]\nname = "lungs"\nmodel = "ct-lung"\n'
 
@@ -43,6 +44,16 @@ MISTAKES = [
     (PEER + 'colour = "red"', "peer[1].colour: Extra inputs are not permitted"),
     (PEER + PEER, "two peers are called 'pacs'"),
     ('[[peer]]\nname = "a b"\nae_title = "X"', "peer[1].name: Value error, not a name"),
+    (WEB, "peer[1]: Value error, name its ae_title (and host and port), or the url"),
+    (WEB + 'url = "ftp://x/y"', "peer[1].url: Value error, not the address of a DICOMweb service"),
+    (WEB + 'url = "https://"', "peer[1].url: Value error, not the address of a DICOMweb service"),
+    (WEB + 'url = "https://me:canary@x/y"', "peer[1].url: Value error, a url has no user, password"),
+    (WEB + 'url = "https://x/y?key=canary"', "peer[1].url: Value error, a url has no user, password"),
+    (WEB + 'url = "http://x/y"\ntoken = "canary"', "peer[1]: Value error, a token or password is only sent over https"),
+    (WEB + 'url = "https://x/y"\ntoken = "canary"\nuser = "canary"', "peer[1]: Value error, give a token, or user and"),
+    (WEB + 'url = "https://x/y"\nverify = "commitment"', "peer[1]: Value error, verify = 'commitment' needs DICOM"),
+    (PEER + 'token = "canary"', "peer[1]: Value error, token, user and password are for a peer with a url"),
+    (PEER + 'verify = "hope"', "peer[1].verify: Input should be 'query', 'commitment' or 'none'"),
     (RULE + RULE, "two rules are called 'lungs'"),
     (RULE + 'series_description = "("', "rule[1].series_description: Value error, not a regular expression"),
     (RULE + 'orientation = ["sideways"]', "rule[1]: Value error, orientation 'sideways' is none of axial"),
@@ -65,6 +76,7 @@ def test_each_mistake_is_named_with_file_and_field(tmp_path: Path, text: str, sa
         load(tmp_path, text)
     assert str(caught.value).startswith(f"{tmp_path / FILE_NAME}: ")
     assert said in str(caught.value)
+    assert "canary" not in str(caught.value)
 
 
 def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
@@ -156,3 +168,14 @@ def test_a_peer_is_told_in_the_objects_of_its_profile(tmp_path: Path) -> None:
     bare = load(tmp_path, '[[profile]]\nname = "default"\nsecondary_capture = false')
     assert not bare.profiles["default"].secondary_capture
     assert load(tmp_path, PROFILE + 'seg = "labelmap"\nallow_labelmap = true').profiles["rich"].seg == "labelmap"
+
+
+def test_a_dicomweb_server_is_a_peer_by_its_url(tmp_path: Path) -> None:
+    """Its secrets reach the transport and are shown nowhere; several peers need no AE title."""
+    secret = 'url = "https://pacs/dicom-web/"\ntoken = "canary"\n'
+    other = '[[peer]]\nname = "two"\nurl = "http://127.0.0.1:8042/dicom-web"\nuser = "me"\npassword = "canary"\n'
+    settings = load(tmp_path, WEB + secret + other)
+    first, second = settings.peers
+    assert (first.url, first.token, first.ae_title) == ("https://pacs/dicom-web", "canary", "")
+    assert (second.user, second.password) == ("me", "canary")
+    assert "canary" not in repr(settings) + repr(settings.peers) + settings.model_dump_json()

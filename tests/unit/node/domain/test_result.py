@@ -19,11 +19,16 @@ def test_a_delivery_that_nobody_knows_of_can_be_found_sent_again_or_parked() -> 
         check_move(1, DeliveryState.UNKNOWN, state)
 
 
-def test_what_the_peer_has_stays_acknowledged() -> None:
+def test_what_was_found_at_the_peer_is_over() -> None:
     """No move leads out; the refusal names both states."""
     for new in DeliveryState:
-        with pytest.raises(IllegalMove, match=f"is acked and cannot become {new}"):
-            check_move(1, DeliveryState.ACKED, new)
+        with pytest.raises(IllegalMove, match=f"is verified and cannot become {new}"):
+            check_move(1, DeliveryState.VERIFIED, new)
+
+
+def test_what_a_peer_says_it_has_is_found_there_or_sent_again() -> None:
+    """Or a person looks; it is never taken for unsent without a look."""
+    assert MOVES[DeliveryState.ACKED] == {DeliveryState.VERIFIED, DeliveryState.QUEUED, DeliveryState.PARKED}
 
 
 def test_what_was_cancelled_is_sent_only_on_a_person_s_word() -> None:
