@@ -21,6 +21,7 @@ from node.domain.profile import DEFAULT
 from node.domain.result import Delivery, DeliveryState, Result
 from node.domain.uid import UUID_ROOT
 from node.errors import IllegalMove, NotFound, PeerAway, PeerBusy, PeerRefused
+from node.failpoints import reach
 from node.logs import failure
 from node.settings import Settings
 from node.store import Store
@@ -53,6 +54,7 @@ class Deliverer:
         self._look_for_peers(job_id)
         accepted = 0
         while batch := self._claim(job_id):
+            reach("deliver.picked")
             taken = sum(self._conclude(delivery, outcome) for delivery, outcome in self._send(batch))
             accepted += taken
             log.info(
@@ -60,6 +62,7 @@ class Deliverer:
             )
         while batch := self._claim_looks(job_id):
             for delivery, outcome in self._look(batch):
+                reach("deliver.verified")
                 with self.database.transaction() as session:
                     results.conclude_look(session, delivery, outcome, worker=self.worker, at=self.now())
         self._settle_job(job_id)
@@ -217,8 +220,10 @@ class Deliverer:
         return Outcome(state=state, status=answer.status, reason=answer.reason, wait=wait)
 
     def _conclude(self, delivery: Delivery, outcome: Outcome) -> bool:
+        reach("deliver.sent")
         with self.database.transaction() as session:
             ours = results.conclude(session, delivery, outcome, worker=self.worker, at=self.now())
+        reach("deliver.marked")
         return ours and outcome.state is DeliveryState.ACKED
 
     def _claim_looks(self, job_id: str) -> list[tuple[Delivery, Result]]:

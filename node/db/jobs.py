@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from node.db import events
 from node.db.studies import StoredInstance, _stored
-from node.db.tables import DeliveryRow, InstanceRow, JobInputRow, JobRow, ResultRow
+from node.db.tables import DeliveryRow, InstanceRow, JobInputRow, JobRow, PauseRow, ResultRow
 from node.domain.job import ENDED, HELD, Job, JobState, check_move, rank_of
 from node.domain.profile import DEFAULT
 from node.errors import LeaseLost, NotFound
@@ -65,7 +65,7 @@ def claim(session: Session, *, worker: str, now: datetime, lease: timedelta) -> 
     """
     urgent = (
         select(JobRow.id)
-        .where(JobRow.state == JobState.PENDING, JobRow.not_before <= now)
+        .where(JobRow.state == JobState.PENDING, JobRow.not_before <= now, ~_halted())
         .order_by(JobRow.rank, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # on PostgreSQL; BEGIN IMMEDIATE holds SQLite
@@ -84,6 +84,12 @@ def claim(session: Session, *, worker: str, now: datetime, lease: timedelta) -> 
         return None
     events.record(session, "claimed", who=worker, at=now, detail=f"attempt {row.attempts}", job_id=row.id)
     return to_domain(row)
+
+
+def _halted() -> ColumnElement[bool]:
+    """Whether a person has paused what a job needs."""
+    wide = PauseRow.what.in_(("node", "queue:gpu"))
+    return exists().where(wide | (PauseRow.what == "model:" + JobRow.model))
 
 
 def _move(session: Session, job: Job, state: JobState, *, at: datetime, **values: Any) -> Job:

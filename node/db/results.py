@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, exists, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from node.db import breakers, events
-from node.db.tables import DeliveryRow, JobRow, ResultRow, StudyRow
+from node.db.tables import DeliveryRow, JobRow, PauseRow, ResultRow, StudyRow
 from node.domain.job import Job, JobState
 from node.domain.result import TAKEN, Delivery, DeliveryState, Result
 
@@ -143,7 +143,13 @@ def _claim_for(
 
 def _due(now: datetime) -> ColumnElement[bool]:
     waiting = DeliveryRow.state.in_((_S.QUEUED, _S.RETRY_WAIT, _S.UNKNOWN))
-    return waiting & (DeliveryRow.next_at <= now) & ~breakers.cut_off()
+    return waiting & (DeliveryRow.next_at <= now) & ~breakers.cut_off() & ~_halted()
+
+
+def _halted() -> ColumnElement[bool]:
+    """Whether a person has paused sending to the peer."""
+    wide = PauseRow.what.in_(("node", "queue:io"))
+    return exists().where(wide | (PauseRow.what == "peer:" + DeliveryRow.peer))
 
 
 def claim_looks(
@@ -174,7 +180,7 @@ def _look_due(now: datetime) -> ColumnElement[bool]:
     same_set = (other.job_id == DeliveryRow.job_id) & (other.peer == DeliveryRow.peer)
     on_its_way = exists().where(same_set, other.state.in_(OPEN))
     accepted = (DeliveryRow.state == _S.ACKED) & (DeliveryRow.next_at <= now) & _is_free(now)
-    return accepted & ~on_its_way & ~breakers.cut_off()
+    return accepted & ~on_its_way & ~breakers.cut_off() & ~_halted()
 
 
 def _is_free(now: datetime) -> ColumnElement[bool]:

@@ -154,7 +154,7 @@ class JobRow(Base):
     priority: Mapped[int]
     rank: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # the lowest is claimed first
     deadline_at: Mapped[datetime | None]
-    late: Mapped[bool] = mapped_column(default=False, server_default=false())  # its deadline went by, and was told
+    late: Mapped[bool] = mapped_column(default=False, server_default="0")  # its deadline went by, and was told
     state: Mapped[str] = mapped_column(String(16))
     epoch: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)

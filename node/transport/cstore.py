@@ -22,6 +22,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated na
 from node.dicom.commitment import read_report
 from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
 from node.errors import PeerAway, PeerBusy, PeerRefused
+from node.failpoints import reach
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, neither decoded nor held in memory
 
@@ -155,6 +156,7 @@ class CStoreTransport:
         )
         if not association.is_established:
             raise _why_not(peer, association)
+        reach("deliver.connected")
         try:
             yield association
         finally:

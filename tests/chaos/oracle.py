@@ -18,7 +18,7 @@ from tests.chaos.senders import Ledger, data_set
 from tests.chaos.stand import Stand
 
 ENDED = {"done", "failed", "cancelled", "superseded", "not_applicable", "input_invalid"}
-UNSENT = {"queued", "sending", "unknown", "retry_wait"}
+UNSENT = {"queued", "sending", "unknown", "retry_wait", "acked"}  # acked: not yet found there
 
 
 @dataclass

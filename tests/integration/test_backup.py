@@ -9,11 +9,9 @@ import os
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -26,7 +24,7 @@ from node.domain.result import DeliveryState
 from node.errors import BackupDamaged, SettingsError, StoreFull
 from node.settings import Settings, load_settings
 from node.testing import NOON, FixedClock, ScriptedPacs, part10, synthetic_ct
-from tests.unit.node.conftest import SEG_CLASS, World, postgres_port  # noqa: F401  # a fixture
+from tests.unit.node.conftest import SEG_CLASS, World, postgres  # noqa: F401  # a fixture
 
 CANARY = "PATIENT-OF-THE-BACKUP"
 
@@ -43,13 +41,12 @@ def new_url(request: pytest.FixtureRequest) -> Callable[[], str]:
     """Return a function that gives the URL of an empty database, "" for the SQLite file of a home."""
     if request.param == "sqlite":
         return lambda: ""
-    port = request.getfixturevalue("postgres_port")
+    server = request.getfixturevalue("postgres")
 
     def make() -> str:
         name = f"backup_{os.urandom(6).hex()}"
-        with closing(psycopg.connect(f"host=127.0.0.1 port={port} user=postgres", autocommit=True)) as connection:
-            connection.execute(f"CREATE DATABASE {name}".encode())
-        return f"postgresql+psycopg://postgres@127.0.0.1:{port}/{name}"
+        server.administer(f"CREATE DATABASE {name}")
+        return str(server.url(name))
 
     return make
 

@@ -15,7 +15,7 @@ def upgrade() -> None:
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.add_column(sa.Column("rank", sa.BigInteger(), server_default="0", nullable=False))
         batch_op.add_column(sa.Column("deadline_at", node.db.tables.Utc(timezone=True), nullable=True))
-        batch_op.add_column(sa.Column("late", sa.Boolean(), server_default=sa.false(), nullable=False))
+        batch_op.add_column(sa.Column("late", sa.Boolean(), server_default="0", nullable=False))
         batch_op.drop_index("ix_job_claim")
         batch_op.create_index("ix_job_claim", ["state", "rank"], unique=False)
     epoch = "CAST(strftime('%s', created_at) AS INTEGER)"

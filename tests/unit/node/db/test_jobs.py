@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from node.db import jobs, results
+from node.db import jobs, pauses, results
 from node.domain.job import ENDED, MOVES, Job, JobState, check_move
 from node.errors import IllegalMove, LeaseLost, NotFound
 from tests.unit.node.conftest import SEG_CLASS, World
@@ -223,3 +223,17 @@ def test_a_missed_deadline_is_told_once(world: World) -> None:
         world.sweep().round()
     assert world.job(job_id).late
     assert [one.what for one in world.story(job_id=job_id)].count("deadline missed") == 1
+
+
+@pytest.mark.parametrize("what", ["node", "queue:gpu", "model:ct-lung"])
+def test_a_paused_job_is_not_claimed(world: World, what: str) -> None:
+    """It waits, and is taken when the pause ends; other models go on."""
+    world.add_job()
+    with world.database.transaction() as session:
+        pauses.put(session, what, reason="test", who="person", at=world.clock())
+        pauses.put(session, "model:another", reason="test", who="person", at=world.clock())
+        pauses.put(session, "queue:io", reason="test", who="person", at=world.clock())
+    assert world.claim() is None
+    with world.database.transaction() as session:
+        pauses.end(session, what, who="person", at=world.clock())
+    assert world.claim() is not None
