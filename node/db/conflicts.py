@@ -90,7 +90,7 @@ def decide(
     aside = session.execute(
         update(InstanceRow)
         .where(others)
-        .values(current=False, set_aside=f"it names another patient than {who} decided that the study is of")
+        .values(current=False, set_aside=f"another patient, as {who} decided")
         .returning(InstanceRow.id)
     ).all()
     kept = _make_newest_current(session, uid)
