@@ -192,6 +192,7 @@ def restore(file: Path, home: Path, *, now: Callable[[], datetime]) -> Restored:
     try:
         manifest = _unpack(file, part)
         counts = _revive(manifest, part, home, at=now())
+        part.chmod(0o750)
         os.sync()  # the whole home, in one go
         if home.exists():
             home.rmdir()

@@ -57,7 +57,9 @@ class Care:
         for lying in self._store.folders_besides(uids):
             self._file(lying, "", found)
         self._results(found)
-        self._sets(found)
+        with self._store.alone() as alone:
+            if alone:  # else a backup reads sets that its copy of the table names, and the live one no longer
+                self._sets(found)
         if found != Found():
             log.warning("the store was put right", extra={name: getattr(found, name) for name in found.__slots__})
         return found

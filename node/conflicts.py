@@ -9,7 +9,7 @@ from node.db import conflicts, studies
 from node.db.conflicts import Decided, Identity
 from node.db.session import Database
 from node.dicom.header import read_facts
-from node.domain.study import Study, StudyState
+from node.domain.study import InstanceFacts, Study, StudyState
 from node.errors import IllegalMove, NotFound, UnreadableInstance
 from node.store import Store
 
@@ -47,17 +47,22 @@ def decide(database: Database, store: Store, uid: str, patient_id: str, *, who: 
     """Keep what names *patient_id* and set the rest aside, on a person's word; the study settles again."""
     with database.reading() as session:
         path = conflicts.a_path_of(session, uid, patient_id)
-    facts = read_facts(store.path(path))
+    facts = _facts(store, path)
     with database.transaction() as session:
         return conflicts.decide(session, uid, patient_id, facts, who=who, at=at)
+
+
+def _facts(store: Store, path: str) -> InstanceFacts | None:
+    """Return what the header of an instance says, none where its file is gone or damaged."""
+    try:
+        return read_facts(store.path(path))
+    except UnreadableInstance:
+        return None
 
 
 def _name(database: Database, store: Store, unnamed: list[tuple[int, str]]) -> None:
     """Write down whom instances name that were recorded before the table said so."""
     for instance_id, path in unnamed:
-        try:
-            patient_id = read_facts(store.path(path)).patient_id
-        except UnreadableInstance:
-            patient_id = ""  # a file that is gone names nobody: it is set aside with the others
+        facts = _facts(store, path)
         with database.transaction() as session:
-            conflicts.name(session, instance_id, patient_id)
+            conflicts.name(session, instance_id, facts.patient_id if facts else "")  # a lost file names nobody

@@ -98,6 +98,7 @@ def _plainly(event: Event) -> str:
 _STUDY_WORDS: dict[str, Callable[[Event], str]] = {
     "settled": lambda e: f"the study settled, {e.detail}",
     "reopened": lambda _: "a late instance came: the study opened again",
+    "planned again": lambda _: "a person has it planned again",
     "conflict": lambda _: "an instance named another patient: everything of the study stopped",
     "conflict resolved": lambda e: f"a person decided of which patient the study is: {e.detail}",
 }
@@ -171,7 +172,7 @@ def _open_ends(
         waits += [f"{job.model} (job {job.id[:8]}): {wait}"] if wait else []
         steps += [step] if step else []
     if study.state is StudyState.SETTLED and not asked:
-        steps.append("read why each rule refused it; where it should have run, change the rule and send it again")
+        steps.append(f"where a rule should have taken it: change the rule, then pacs-node replan {study.uid}")
     return waits, steps
 
 

@@ -15,7 +15,7 @@ from node.bootstrap import utc_now
 from node.broker import QUEUES
 from node.cli.common import AsJson, Home, app, err, open_node, out, print_json, table, time_of, who
 from node.conflicts import Conflict
-from node.db import pauses
+from node.db import pauses, studies
 from node.domain.pause import NODE, PauseKind
 from node.errors import NotFound, SettingsError
 from node.settings import Settings, load_settings
@@ -65,6 +65,16 @@ def _show(found: Conflict, *, json: bool) -> None:
         "nothing of it runs until you decide: --keep PATIENT_ID, or --discard-new for the patient that came first",
         markup=False,
     )
+
+
+@app.command()
+def replan(study: str, home: Home = None) -> None:
+    """Have a settled study planned again, e.g. by rules that have changed; finished work is not repeated."""
+    services = open_node(home)
+    with services.database.transaction() as session:
+        uid = studies.find_uid(session, study)
+        studies.reopen(session, uid, who=who(), at=services.now())
+    out.print(f"study {uid} settles again by itself, as a new revision")
 
 
 What = Annotated[str, typer.Argument(help="node, queue:NAME, model:NAME or peer:NAME.")]
@@ -120,7 +130,7 @@ def make_backup(file: Path, home: Home = None, json: AsJson = False) -> None:
         print_json({"file": file, "rows": made.rows, "files": len(made.files), "missing": made.missing,
                     "damaged": made.damaged})  # fmt: skip
     else:
-        out.print(f"{file}: {made.rows['studies']} studies, {made.rows['jobs']} jobs, {len(made.files)} files")
+        out.print(f"{file}: {_of(made.rows)}, {len(made.files)} files")
     _complain(made.missing, made.damaged)
 
 
@@ -131,10 +141,14 @@ def restore(file: Path, home: Home = None, json: AsJson = False) -> None:
     if json:
         print_json(done)
     else:
-        out.print(f"{done.home}: {done.rows['studies']} studies, {done.rows['jobs']} jobs, {done.files} files")
-        out.print(f"peers are asked about {done.asked_first} deliveries first; {done.voided} attempts begin again")
+        out.print(f"{done.home}: {_of(done.rows)}, {done.files} files")
+        out.print(f"deliveries whose peers are asked first: {done.asked_first}; attempts made void: {done.voided}")
         out.print(f"next: pacs-node store verify, then pacs-node up --home {done.home}")
     _complain(done.missing, done.damaged)
+
+
+def _of(rows: dict[str, int]) -> str:
+    return ", ".join(f"{what}: {count}" for what, count in rows.items())
 
 
 def _complain(missing: Sequence[str], damaged: Sequence[str]) -> None:

@@ -77,18 +77,20 @@ def a_path_of(session: Session, uid: str, patient_id: str) -> str:
 
 
 def decide(
-    session: Session, uid: str, patient_id: str, facts: InstanceFacts, *, who: str, at: datetime
-) -> Decided:  # fmt: skip
+    session: Session, uid: str, patient_id: str, facts: InstanceFacts | None, *, who: str, at: datetime
+) -> Decided:
     """Keep the instances that name *patient_id*, set the others aside, open the study for a new revision.
 
-    *facts* are those of an instance that is kept: the study itself may have been opened by one that is not.
+    *facts* are those of an instance that is kept, where one can be read: the study itself may have been opened by one
+    that is not.
     """
     study = session.scalars(select(StudyRow).where(StudyRow.uid == uid).with_for_update()).one()
-    others = (InstanceRow.study_uid == uid) & (InstanceRow.set_aside == "") & (InstanceRow.patient_id != patient_id)
+    another = (InstanceRow.patient_id != patient_id) | InstanceRow.patient_id.is_(None)
+    others = (InstanceRow.study_uid == uid) & (InstanceRow.set_aside == "") & another
     aside = session.execute(
         update(InstanceRow)
         .where(others)
-        .values(current=False, set_aside=f"it names another patient than {who} decided that the study is of")
+        .values(current=False, set_aside=f"another patient, as {who} decided")
         .returning(InstanceRow.id)
     ).all()
     kept = _make_newest_current(session, uid)
@@ -96,18 +98,24 @@ def decide(
     moved = session.execute(
         update(StudyRow)
         .where(StudyRow.uid == uid, StudyRow.epoch == study.epoch, StudyRow.state == StudyState.CONFLICT)
-        .values(
-            state=StudyState.OPEN, epoch=study.epoch + 1, reason=reason, patient_id=patient_id,
-            accession_number=facts.accession_number, description=facts.study_description, study_date=facts.study_date,
-        )
+        .values(state=StudyState.OPEN, epoch=study.epoch + 1, reason=reason, patient_id=patient_id, **_told_by(facts))
         .returning(StudyRow.uid)
         .execution_options(synchronize_session=False)
-    )  # fmt: skip
+    )
     if moved.first() is None:
         raise IllegalMove(f"study {uid} is {study.state}: only one in conflict waits for a decision")
     detail = f"{kept} instances kept, {len(aside)} set aside"
     events.record(session, "conflict resolved", who=who, at=at, detail=detail, study_uid=uid)
     return Decided(kept=kept, set_aside=len(aside))
+
+
+def _told_by(facts: InstanceFacts | None) -> dict[str, str]:
+    if facts is None:
+        return {}
+    return {
+        "accession_number": facts.accession_number, "description": facts.study_description,
+        "study_date": facts.study_date,
+    }  # fmt: skip
 
 
 def _make_newest_current(session: Session, uid: str) -> int:

@@ -43,7 +43,7 @@ class Garbage:
     job_id: str  # "" for an instance
 
 
-def over(session: Session, *, before: datetime, inputs: bool, limit: int = 20) -> list[str]:
+def over(session: Session, *, before: datetime, inputs: bool, limit: int = 100) -> list[str]:
     """Return studies that were over before that time and still have *inputs*, else results; the oldest first."""
     has = _has_inputs() if inputs else _has_results()
     query = select(StudyRow.uid).where(_is_over(before), has).order_by(StudyRow.last_at).limit(limit)

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from node.db import events
 from node.db.tables import ChoiceRow, InstanceRow, ResultRow, SeriesRow, StudyRow
 from node.domain.study import InstanceFacts, Series, Study, StudyState
-from node.errors import NotFound
+from node.errors import IllegalMove, NotFound
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,6 +160,21 @@ def mark_settled(session: Session, study: StudyRow, *, reason: str) -> bool:
         .execution_options(synchronize_session=False)
     )
     return moved.first() is not None
+
+
+def reopen(session: Session, uid: str, *, who: str, at: datetime) -> None:
+    """Have a settled study planned again on a person's word, e.g. by rules that have changed; it is a new revision."""
+    moved = session.execute(
+        update(StudyRow)
+        .where(StudyRow.uid == uid, StudyRow.state == StudyState.SETTLED)
+        .values(state=StudyState.OPEN, epoch=StudyRow.epoch + 1, reason=f"{who} has it planned again")
+        .returning(StudyRow.uid)
+        .execution_options(synchronize_session=False)
+    )
+    if moved.first() is None:
+        state = session.scalar(select(StudyRow.state).where(StudyRow.uid == uid))
+        raise IllegalMove(f"study {uid} is {state}: only a settled one can be planned again")
+    events.record(session, "planned again", who=who, at=at, study_uid=uid)
 
 
 def series_of(session: Session, study_uid: str) -> list[Series]:

@@ -17,6 +17,7 @@ from node.db import jobs
 from node.db.session import Database, open_engine
 from node.db.tables import DeliveryRow
 from node.domain.job import JobState
+from node.domain.rule import Rule
 from node.domain.study import StudyState
 from node.testing import synthetic_ct
 from tests.unit.node.conftest import World
@@ -226,6 +227,24 @@ def test_what_is_paused_is_said_where_a_person_looks(node: World, call: Call) ->
 def test_only_what_is_there_can_be_paused(call: Call, what: str, code: int) -> None:
     """A slip of the pen would halt nothing, and nobody would see it."""
     assert call("pause", what)[0] == code
+
+
+def test_a_study_that_no_rule_wanted_is_planned_again_by_the_rules_of_today(node: World, call: Call) -> None:
+    """The story says how; a study in conflict is not planned behind the person's back."""
+    node.keep(*synthetic_ct(slices=2))
+    node.settle()
+    assert node.jobs() == []
+    assert json.loads(call("explain", STUDY, "--json")[1])["next_steps"][0].endswith(f"pacs-node replan {STUDY}")
+    node.rules = [Rule(name="all", model="ct-lung")]
+    assert call("replan", STUDY)[0] == 0
+    node.settle(after=0)
+    assert [(job.revision, job.rule) for job in node.jobs()] == [(2, "all")]
+    assert call("replan", STUDY)[0] == 0
+    node.settle(after=0)
+    assert len(node.jobs()) == 1  # the same work on the same images stands
+    node.keep(*synthetic_ct(slices=1, patient_id="ANOTHER", series_number=2))
+    code, _, err = call("replan", STUDY)
+    assert (code, "is conflict" in err) == (1, True)
 
 
 def test_status_names_what_is_wrong_with_the_command_that_helps(

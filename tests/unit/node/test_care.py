@@ -131,6 +131,17 @@ def test_sets_that_no_row_names_go_and_those_of_unknown_jobs_are_set_apart(world
     assert (world.store.quarantine / "results" / "unknown-job" / "1" / "seg.dcm").read_bytes() == b"somebody's"
 
 
+def test_no_set_goes_while_a_backup_reads(sqlite_world: World) -> None:
+    """Its copy of the table may name what the live one no longer does."""
+    world = sqlite_world
+    world.store.put_results(world.add_job(), 7, [("seg.dcm", b"void")])
+    for path in [*(world.store.root / "results").rglob("*")]:
+        age(path)
+    with world.store.undisturbed():
+        assert care_of(world).reconcile().removed == 0
+    assert care_of(world).reconcile().removed == 1
+
+
 def test_the_set_and_scratch_of_a_running_attempt_stay(sqlite_world: World) -> None:
     """However long it takes: the table says that a worker is at it."""
     world = sqlite_world

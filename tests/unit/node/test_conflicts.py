@@ -60,3 +60,13 @@ def test_a_third_patient_is_a_conflict_again(world: World) -> None:
     conflicts.decide(world.database, world.store, STUDY, "P-2", who="cli:one", at=world.clock())
     world.keep(*synthetic_ct(slices=2, patient_id="P-3", series_number=3))
     assert world.study(STUDY).state is StudyState.CONFLICT
+
+
+def test_a_decision_needs_no_file(world: World) -> None:
+    """The kept instances' files are gone: the study keeps its description, and the decision counts."""
+    in_conflict(world)
+    for path in (world.store.root / "instances").rglob("*.dcm"):
+        path.unlink()
+    done = conflicts.decide(world.database, world.store, STUDY, "P-2", who="cli:admin", at=world.clock())
+    assert (done.kept, done.set_aside) == (4, 3)
+    assert world.study(STUDY).description == "Chest of one"

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine, event, select, text
 
-from node.db.session import Database, check_schema, migrate, open_engine
-from node.db.tables import Base
+from node.db import studies
+from node.db.session import Database, _alembic, check_schema, migrate, open_engine
+from node.db.tables import Base, InstanceRow
 from node.errors import SettingsError
 
 
@@ -68,6 +70,35 @@ def test_a_migration_may_be_killed_before_any_statement(empty_url: str) -> None:
             assert compare_metadata(context, Base.metadata) == []
     finally:
         engine.dispose()
+
+
+def test_what_an_older_node_recorded_is_kept(empty_url: str) -> None:
+    """An instance of schema 0003: not set aside, not lost, and nobody says yet whom it names."""
+    command.upgrade(_alembic(empty_url), "0003")
+    engine = open_engine(empty_url)
+    try:
+        with engine.begin() as connection:
+            for statement in (_OLD_STUDY, _OLD_INSTANCE):
+                connection.execute(text(statement))
+        migrate(empty_url)
+        with Database(engine).reading() as session:
+            one = session.scalars(select(InstanceRow)).one()
+            assert (one.sop_uid, one.patient_id, one.set_aside, one.lost_at) == ("2.25.1.1", None, "", None)
+            assert studies.get_study(session, "2.25.1").instances == 1
+    finally:
+        engine.dispose()
+
+
+_OLD_STUDY = """
+INSERT INTO study (uid, patient_id, accession_number, description, study_date, calling_ae, state, revision, epoch,
+reason, first_at, last_at)
+VALUES ('2.25.1', 'P', '', '', '', 'A', 'open', 0, 0, '', '2026-01-15 12:00:00', '2026-01-15 12:00:00')
+"""
+_OLD_INSTANCE = """
+INSERT INTO instance (sop_uid, content_sha, study_uid, series_uid, sop_class, transfer_syntax, is_image, path, size,
+current, calling_ae, kept_at)
+VALUES ('2.25.1.1', 'c', '2.25.1', '2.25.1.2', '1', '1', true, 'p', 1, true, 'A', '2026-01-15 12:00:00')
+"""
 
 
 def test_a_database_without_tables_is_refused_with_the_way_out(empty_url: str) -> None:
