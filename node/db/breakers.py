@@ -37,10 +37,14 @@ def get(session: Session, peer: str) -> Breaker | None:
     return None if row is None else _breaker(row)
 
 
+def all_of(session: Session) -> list[Breaker]:
+    """Return the breakers of all peers that ever failed, by name."""
+    return [_breaker(row) for row in session.scalars(select(BreakerRow).order_by(BreakerRow.peer))]
+
+
 def not_closed(session: Session) -> list[Breaker]:
     """Return the breakers of the peers that are away, by name."""
-    rows = session.scalars(select(BreakerRow).where(BreakerRow.state != _B.CLOSED).order_by(BreakerRow.peer))
-    return [_breaker(row) for row in rows]
+    return [breaker for breaker in all_of(session) if breaker.state is not _B.CLOSED]
 
 
 def note_success(session: Session, peer: str) -> None:
