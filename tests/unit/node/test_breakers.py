@@ -208,7 +208,7 @@ def test_a_peer_that_swallows_everything_costs_its_time_five_times_and_never_aga
         began = time.monotonic()
         for _ in range(5):
             world.deliverer().deliver(job_ids[0])
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 1.2  # five tries would take 1.5 s
 
 
 def test_who_watches_the_node_sees_that_a_peer_is_away(sqlite_world: World, pacs: ScriptedPacs) -> None:
