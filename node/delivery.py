@@ -413,8 +413,10 @@ def _address(destination: str, calling_ae: str, peers: Sequence[Peer]) -> jobs.A
 
 def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str:
     """Do what a person means by retrying a job: run it again, or only send its results again."""
+    with database.transaction() as session:  # of its own: breakers are locked before jobs
+        breakers.look_soon(session, jobs.get(session, job_id).id, at=at)
     with database.transaction() as session:
-        job = jobs.get(session, job_id)
+        job = jobs.get(session, job_id, lock=True)
         if job.state in (JobState.RESULT_READY, JobState.DELIVERING):
             return _resend(session, job, who=who, at=at)
         if studies.is_in_conflict(session, job.study_uid):
@@ -428,7 +430,6 @@ def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str
 
 def _resend(session: Session, job: Job, *, who: str, at: datetime) -> str:
     count = results.requeue_parked(session, job.id, at=at)
-    breakers.look_soon(session, job.id, at=at)
     jobs.note_retry(session, job, who=who, at=at)
     return f"{count} deliver{'y is' if count == 1 else 'ies are'} tried again"
 

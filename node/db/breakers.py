@@ -1,4 +1,7 @@
-"""Breakers: a peer that is away is looked for by one worker at a time, and delays nobody else meanwhile."""
+"""Breakers: a peer that is away is looked for by one worker at a time, and delays nobody else meanwhile.
+
+Rows are locked in one order everywhere, so that no two transactions wait for each other: breaker, jobs, deliveries.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +37,14 @@ def get(session: Session, peer: str) -> Breaker | None:
     return None if row is None else _breaker(row)
 
 
+def all_of(session: Session) -> list[Breaker]:
+    """Return the breakers of all peers that ever failed, by name."""
+    return [_breaker(row) for row in session.scalars(select(BreakerRow).order_by(BreakerRow.peer))]
+
+
 def not_closed(session: Session) -> list[Breaker]:
     """Return the breakers of the peers that are away, by name."""
-    rows = session.scalars(select(BreakerRow).where(BreakerRow.state != _B.CLOSED).order_by(BreakerRow.peer))
-    return [_breaker(row) for row in rows]
+    return [breaker for breaker in all_of(session) if breaker.state is not _B.CLOSED]
 
 
 def note_success(session: Session, peer: str) -> None:
@@ -129,13 +136,13 @@ def end_probe_back(session: Session, peer: str, *, worker: str, at: datetime) ->
     ).first()
     if closed is None:
         return False
+    waiting = _lock_jobs(session, peer)
     session.execute(
         update(DeliveryRow)
         .where(DeliveryRow.peer == peer, _waits(), DeliveryRow.owner == "")
         .values(next_at=at, updated_at=at, reason="")
     )
-    waiting = select(DeliveryRow.job_id).where(DeliveryRow.peer == peer, _waits())
-    for job_id in session.scalars(select(JobRow.id).where(JobRow.id.in_(waiting), JobRow.state.in_(_DELIVERING))).all():
+    for job_id in waiting:
         events.announce(session, DELIVER, job_id, at=at)
     events.record(session, "breaker closed", who=worker, at=at, detail=peer)
     return True
@@ -151,6 +158,7 @@ def look_soon(session: Session, job_id: str, *, at: datetime) -> None:
 
 def park_old(session: Session, peer: str, *, before: datetime, who: str, at: datetime) -> list[str]:
     """Park what has waited for an absent peer since *before*; return the jobs that a person must look at."""
+    _lock_jobs(session, peer)
     rows = session.execute(
         update(DeliveryRow)
         .where(DeliveryRow.peer == peer, _waits(), DeliveryRow.owner == "", DeliveryRow.created_at < before)
@@ -177,6 +185,7 @@ def _tell_those_who_wait(session: Session, peer: str, at: datetime) -> None:
     session.flush()
     row = session.get_one(BreakerRow, peer, populate_existing=True)
     words = _breaker(row).words
+    _lock_jobs(session, peer)
     waits = (DeliveryRow.peer == peer) & _waits()
     session.execute(update(DeliveryRow).where(waits, DeliveryRow.owner == "").values(reason=words, updated_at=at))
     mine = exists().where(DeliveryRow.job_id == JobRow.id, waits)
@@ -187,6 +196,13 @@ def _tell_those_who_wait(session: Session, peer: str, at: datetime) -> None:
         .values(reason=words, updated_at=at)
         .execution_options(synchronize_session=False)
     )
+
+
+def _lock_jobs(session: Session, peer: str) -> list[str]:
+    """Lock the jobs that wait for the peer, as whoever claims their deliveries does first; return their ids."""
+    waits = exists().where(DeliveryRow.job_id == JobRow.id, DeliveryRow.peer == peer, _waits())
+    locked = select(JobRow.id).where(JobRow.state.in_(_DELIVERING), waits).order_by(JobRow.id).with_for_update()
+    return list(session.scalars(locked))
 
 
 def _make_sure_of(session: Session, peer: str) -> None:

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from node.db import events
-from node.db.jobs import DELIVER
+from node.db import events, jobs
 from node.db.tables import CommitmentRow, DeliveryRow, ResultRow
 from node.domain.peer import CommitReport
 from node.domain.result import DeliveryState
@@ -49,6 +48,7 @@ def take_report(
     if first is None:
         return session.scalar(select(CommitmentRow.transaction_uid).where(asked)) is not None
     job_id, peer = first
+    jobs.get(session, job_id, lock=True)  # before its deliveries, as whoever claims them does
     accepted = session.execute(
         select(DeliveryRow.id, DeliveryRow.created_at, DeliveryRow.tries, ResultRow.sop_uid)
         .join(ResultRow, ResultRow.id == DeliveryRow.result_id)
@@ -67,7 +67,7 @@ def take_report(
         ).first()
         if moved is not None:
             events.record(session, f"delivery {state}", who=who, at=at, detail=f"{peer}: {reason}", job_id=job_id)
-    events.announce(session, DELIVER, job_id, at=at)
+    events.announce(session, jobs.DELIVER, job_id, at=at)
     return True
 
 

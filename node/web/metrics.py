@@ -12,9 +12,10 @@ from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import Response
 
-from node.db import jobs, studies, verdicts
+from node.db import breakers, jobs, results, studies, verdicts
 from node.db.session import Database
 from node.domain.job import JobState
+from node.domain.peer import BreakerState
 from node.verdicts import model_version
 
 _MODEL = ("model", "version")
@@ -29,6 +30,7 @@ class _Tables(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield each family with all its samples."""
         yield from _states(self._session)
+        yield from _peers(self._session)
         yield from _verdicts(self._session)
 
 
@@ -50,6 +52,18 @@ def _states(session: Session) -> Iterator[Metric]:
     family = GaugeMetricFamily("pacs_node_studies", "Studies by state.", labels=("state",))
     for name, count in sorted(studies.count_by_state(session).items()):
         family.add_metric((name,), count)
+    yield family
+
+
+def _peers(session: Session) -> Iterator[Metric]:
+    away = GaugeMetricFamily("pacs_node_peer_away", "1 where nothing is sent to the peer now.", labels=("peer",))
+    for breaker in breakers.all_of(session):
+        away.add_metric((breaker.peer,), breaker.state is not BreakerState.CLOSED)
+    yield away
+    family = GaugeMetricFamily("pacs_node_deliveries", "Unverified deliveries by state.", labels=("peer", "state"))
+    for peer, states in sorted(results.count_open_by_peer(session).items()):
+        for state, count in sorted(states.items()):
+            family.add_metric((peer, state), count)
     yield family
 
 

@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from starlette.requests import Request
 
 from node.db import breakers, results
 from node.delivery import retry_job
@@ -19,6 +20,7 @@ from node.domain.job import JobState
 from node.domain.peer import Breaker, BreakerState, Peer
 from node.domain.result import DeliveryState
 from node.testing import ScriptedPacs, part10, synthetic_ct
+from node.web.metrics import show
 from tests.unit.node.conftest import World
 from tests.unit.node.test_delivery import publish_two
 
@@ -206,7 +208,22 @@ def test_a_peer_that_swallows_everything_costs_its_time_five_times_and_never_aga
         began = time.monotonic()
         for _ in range(5):
             world.deliverer().deliver(job_ids[0])
-        assert time.monotonic() - began < 0.3
+        assert time.monotonic() - began < 1.2  # five tries would take 1.5 s
+
+
+def test_who_watches_the_node_sees_that_a_peer_is_away(sqlite_world: World, pacs: ScriptedPacs) -> None:
+    """A figure to alarm on, and how much waits."""
+    job_id = open_breaker(sqlite_world, pacs)
+    request = Request({"type": "http"})
+    text = bytes(show(sqlite_world.database, request).body).decode()
+    assert 'pacs_node_peer_away{peer="pacs"} 1.0' in text
+    assert 'pacs_node_deliveries{peer="pacs",state="retry_wait"} 2.0' in text
+    pacs.start()
+    sqlite_world.clock.advance(10)
+    sqlite_world.deliverer().deliver(job_id)
+    text = bytes(show(sqlite_world.database, request).body).decode()
+    assert 'pacs_node_peer_away{peer="pacs"} 0.0' in text
+    assert "pacs_node_deliveries{" not in text
 
 
 def test_failures_that_eight_workers_see_at_once_open_it_once(world: World) -> None:
