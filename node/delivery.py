@@ -12,7 +12,7 @@ from uuid import uuid4
 from sqlalchemy.orm import Session
 
 from models import catalogue
-from node.db import breakers, commitments, jobs, results, studies
+from node.db import breakers, commitments, jobs, results, retention, studies
 from node.db.results import Outcome
 from node.db.session import Database
 from node.domain.job import Job, JobState
@@ -421,7 +421,7 @@ def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str
             return _resend(session, job, who=who, at=at)
         if studies.is_in_conflict(session, job.study_uid):
             raise IllegalMove("the study's instances name different patients: nothing of it is run or sent")
-        if job.state is JobState.CANCELLED and results.results_of(session, job.id):
+        if job.state is JobState.CANCELLED and retention.has_results(session, job.id):
             jobs.advance(session, job, JobState.RESULT_READY, at=at)
             return _resend(session, job, who=who, at=at)
         jobs.retry(session, job.id, model_digest=catalogue.digest(job.model), who=who, at=at)

@@ -81,6 +81,9 @@ def _of_jobs(session: Session, paused: Collection[str], *, now: datetime) -> Ite
     if count := by_state.get(JobState.FAILED, 0):
         helps = "pacs-node jobs --state failed, then pacs-node retry JOB"
         yield Need(what="failed", count=count, says=f"{_count(count, 'job has', 'jobs have')} failed", helps=helps)
+    if count := jobs.count_late(session):
+        says = f"{_count(count, 'job has', 'jobs have')} missed the deadline and still not ended"
+        yield Need(what="late", count=count, says=says, helps="pacs-node explain STUDY says what each waits for")
     busy = any(by_state.get(state, 0) for state in HELD)
     limit = _BACKLOG if busy else _NOBODY_TAKES
     waiting = lookups.pending_since(session, now - limit)

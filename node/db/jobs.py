@@ -153,6 +153,12 @@ def tell_late(session: Session, *, now: datetime) -> int:
     return len(rows)
 
 
+def count_late(session: Session) -> int:
+    """Return how many jobs have missed their deadline and still have not ended."""
+    late = select(func.count()).select_from(JobRow).where(JobRow.late, JobRow.state.not_in(ENDED))
+    return session.scalar(late) or 0
+
+
 def wake_due(session: Session, *, now: datetime) -> int:
     """Make jobs pending whose waiting time is over; return how many."""
     rows = session.scalars(

@@ -54,7 +54,7 @@ class Stand:
         lines = [
             'host = "127.0.0.1"', f"port = {self.port}", f"web_port = {self.web_port}", "quiet_period = 4",
             "sweep_interval = 0.5", "min_free_bytes = 0", "retry_base = 1", "retry_cap = 4", "max_attempts = 20",
-            "drain_time = 10", "lease = 20", "heartbeat = 4", self.extra,
+            "drain_time = 10", "lease = 20", "heartbeat = 0.5", self.extra,
         ]  # fmt: skip
         if self.postgres is not None:
             lines.append(f'database_url = "{self.postgres.url("node")}"')

@@ -35,7 +35,7 @@ def finished(world: World) -> Job:
     world.settle()
     job = world.start()
     world.publish(job, [SEG], ["pacs"])
-    _set_deliveries(world, "acked")
+    _set_deliveries(world, "verified")
     world.deliverer()._settle_job(job.id)
     assert world.job(job.id).state is JobState.DONE
     return job
