@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-cases evaluate constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -24,7 +24,7 @@ test-system: ## whole nodes, real peers, kill -9
 
 test-faults: ## every named place of a running node: killed, failed, hung there; on both databases
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
-	$(BIN)/pytest -m chaos
+	$(BIN)/pytest tests/chaos $$($(BIN)/python -m tests.chaos.faults)
 
 SEED ?= $(shell date +%s)
 MINUTES ?= 15
@@ -65,6 +65,14 @@ bench-walk: ## seconds from the last image to the results in a real Orthanc, mem
 
 bench-encode: ## seconds and memory to encode segmentations, beside highdicom and dcmqi
 	@$(BIN)/python -m tests.benchmarks.encode
+
+bench-recover: ## seconds until what was killed works again; start over a table of 100,000 jobs
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.recover
+
+bench-flushall: ## throughput while Redis is emptied every 30 s, beside peace: MINUTES=..
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.flushall --minutes $(MINUTES)
 
 bench-cases: ## every series of the test data through reader, models and encoders, read back: docs/cases.md
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
