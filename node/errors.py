@@ -7,6 +7,7 @@ NodeError
 │   ├── PeerAway         a peer does not answer, or asks us to come back later
 │   │   └── PeerBusy     it is there, and asks us to come back later
 │   ├── LeaseLost        another worker, or a person, has moved the job on
+│   ├── Leaving          this worker has to go before its work is through
 │   └── ChildDied        the inference process ended without an answer
 └── Permanent            the same work will fail the same way
     ├── SettingsError    the configuration says something impossible
@@ -53,6 +54,10 @@ class PeerBusy(PeerAway):
 
 class LeaseLost(Transient):
     """The job has been moved on by somebody else; what this worker made of it is void."""
+
+
+class Leaving(Transient):
+    """The worker was told to stop before the model was through: the job is given back uncounted."""
 
 
 class ChildDied(Transient):

@@ -124,13 +124,15 @@ def listens(port: int) -> bool:
 
 
 @contextmanager
-def running_node(folder: Path, extra: str = "", *, name: str = "home", quiet: float = 2.0) -> Iterator[RunningNode]:
+def running_node(
+    folder: Path, extra: str = "", *, name: str = "home", quiet: float = 2.0, drain: float = 20.0
+) -> Iterator[RunningNode]:
     """Run `pacs-node up` with a fresh home below *folder* and some more lines of configuration."""
     home = folder / name
     home.mkdir()
     port, web_port = free_port(), free_port()
     lines = f'host = "127.0.0.1"\nport = {port}\nweb_port = {web_port}\nquiet_period = {quiet}\n'
-    lines += "sweep_interval = 0.3\nmin_free_bytes = 0\nretry_base = 1\nretry_cap = 2\ndrain_time = 20\n"
+    lines += f"sweep_interval = 0.3\nmin_free_bytes = 0\nretry_base = 1\nretry_cap = 2\ndrain_time = {drain}\n"
     (home / "pacs-node.toml").write_text(lines + extra, encoding="utf-8")
     log = folder / f"{name}.log"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PACS_NODE_")}

@@ -23,7 +23,7 @@ from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
 from node.domain.result import Result, ResultRole
-from node.errors import InputInvalid, LeaseLost, OutputInvalid
+from node.errors import ChildDied, InputInvalid, LeaseLost, Leaving, OutputInvalid
 from node.failpoints import reach
 from node.pictures import load_pictures, write_report
 from node.store import sha256_hex
@@ -83,8 +83,11 @@ class Heartbeat:
         self._thread.join()
 
 
-def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
-    """Run the model for *job*, freeze and publish its results; everything else is raised."""
+def run_attempt(services: Services, child: InferenceChild, job: Job, *, leaving: threading.Event) -> Ran:
+    """Run the model for *job*, freeze and publish its results; everything else is raised.
+
+    Raises Leaving where this worker had to go, as *leaving* says, before the model was through.
+    """
     with services.database.reading() as session:
         instances = jobs.inputs(session, job.id)
     if catalogue.digest(job.model) != job.model_digest:
@@ -93,11 +96,16 @@ def run_attempt(services: Services, child: InferenceChild, job: Job) -> Ran:
     try:
         with Heartbeat(services, job) as heart:
             paths = _checked_paths(services, instances)
-            ran = child.run(
-                Request(paths=paths, model=job.model, device=services.settings.device, folder=scratch),
-                limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,
-                stop=lambda: heart.lost,
-            )  # fmt: skip
+            try:
+                ran = child.run(
+                    Request(paths=paths, model=job.model, device=services.settings.device, folder=scratch),
+                    limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,
+                    stop=lambda: heart.lost or leaving.is_set(),
+                )  # fmt: skip
+            except ChildDied as why:
+                if leaving.is_set() and not heart.lost:
+                    raise Leaving("the worker was stopped before the model was through") from why
+                raise
             reach("job.inferred")
             heart.show(1.0, "encoding results")
             objects = encode_checked(services, job, paths, scratch)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 from celery import Celery
+from celery.signals import worker_shutting_down
 
 from node.bootstrap import Services
 from node.broker import TASKS, make_app
 from node.db import jobs
 from node.delivery import back_off
 from node.domain.job import Job, JobState
-from node.errors import InputInvalid, LeaseLost, ModelNotApplicable, NodeError, Permanent
+from node.errors import InputInvalid, LeaseLost, Leaving, ModelNotApplicable, NodeError, Permanent
 from node.failpoints import reach
 from node.logs import failure
 from workers.ear import Ear
@@ -21,15 +23,27 @@ from workers.pipeline import run_attempt
 
 log = logging.getLogger(__name__)
 
+_TO_GIVE_BACK = 3.0  # seconds that a worker needs to end its child and to tell the table
+
 
 def make_worker_app(services: Services, ear: Ear) -> Celery:
     """Return a Celery application that answers both doorbells with *services*."""
     app = make_app(services.settings.broker)
     child = InferenceChild()
+    leaving = threading.Event()
+
+    def leave(**_: object) -> None:
+        """Let running work go on for most of the time that a stopping node has; then it is given back."""
+        patience = max(0.0, services.settings.drain_time.total_seconds() - _TO_GIVE_BACK)
+        timer = threading.Timer(patience, leaving.set)
+        timer.daemon = True
+        timer.start()
+
+    worker_shutting_down.connect(leave, weak=False)
 
     def answer_run(job_id: str) -> None:
         with ear.busy():
-            run_most_urgent(services, child, hint=job_id)
+            run_most_urgent(services, child, hint=job_id, leaving=leaving)
 
     def answer_deliver(job_id: str) -> None:
         with ear.busy():
@@ -44,7 +58,9 @@ def _bind(app: Celery, topic: str, function: Any) -> None:
     app.task(name=TASKS[topic][0], ignore_result=True)(function)
 
 
-def run_most_urgent(services: Services, child: InferenceChild, *, hint: str) -> None:
+def run_most_urgent(
+    services: Services, child: InferenceChild, *, hint: str, leaving: threading.Event
+) -> None:
     """Claim the most urgent job, run one attempt of it, tell the table how it ended."""
     with services.database.transaction() as session:
         job = jobs.claim(session, worker=services.worker, now=services.now(), lease=services.settings.lease)
@@ -56,9 +72,11 @@ def run_most_urgent(services: Services, child: InferenceChild, *, hint: str) -> 
         with services.database.transaction() as session:
             job = jobs.start(session, job, at=services.now())
         reach("job.started")
-        ran = run_attempt(services, child, job)
+        ran = run_attempt(services, child, job, leaving=leaving)
     except LeaseLost as why:
         log.warning("attempt void: %s", why, extra=job.fields)
+    except Leaving as why:
+        _release(services, job, str(why))
     except InputInvalid as why:
         _end(services, job, JobState.INPUT_INVALID, str(why))
     except ModelNotApplicable as why:
@@ -78,6 +96,15 @@ def _end(services: Services, job: Job, state: JobState, reason: str) -> None:
     try:
         with services.database.transaction() as session:
             jobs.end(session, job, state, reason=reason, at=services.now())
+    except LeaseLost as why:
+        log.warning("attempt void: %s", why, extra=job.fields)
+
+
+def _release(services: Services, job: Job, reason: str) -> None:
+    log.info("job released", extra={**job.fields, "reason": reason})
+    try:
+        with services.database.transaction() as session:
+            jobs.release(session, job, reason=reason, at=services.now())
     except LeaseLost as why:
         log.warning("attempt void: %s", why, extra=job.fields)
 

@@ -140,6 +140,16 @@ def give_back(session: Session, job: Job, *, reason: str, at: datetime, wait: ti
     )  # fmt: skip
 
 
+def release(session: Session, job: Job, *, reason: str, at: datetime) -> Job:
+    """Give an attempt back that is nobody's failure: it does not count, and the job waits for another worker."""
+    events.record(session, "released", who=job.owner, at=at, detail=reason, job_id=job.id)
+    events.announce(session, RUN_JOB, job.id, at=at)
+    return _move(
+        session, job, JobState.PENDING, at=at, reason="", owner="", lease_until=None, stage="", progress=0.0,
+        attempts=job.attempts - 1,
+    )  # fmt: skip
+
+
 def tell_late(session: Session, *, now: datetime) -> int:
     """Mark jobs whose deadline has gone by before their results were everywhere, once each; return how many."""
     rows = session.scalars(

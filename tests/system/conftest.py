@@ -18,8 +18,8 @@ def start_node(tmp_path: Path) -> Iterator[StartNode]:
     """Return a function that starts a node with the given lines of configuration."""
     with ExitStack() as stack:
 
-        def start(extra: str = "", *, name: str = "home", quiet: float = 2.0) -> RunningNode:
-            return stack.enter_context(running_node(tmp_path, extra, name=name, quiet=quiet))
+        def start(extra: str = "", *, name: str = "home", quiet: float = 2.0, drain: float = 20.0) -> RunningNode:
+            return stack.enter_context(running_node(tmp_path, extra, name=name, quiet=quiet, drain=drain))
 
         yield start
 

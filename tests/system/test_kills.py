@@ -89,6 +89,19 @@ def test_a_listener_killed_in_the_middle_of_an_association_loses_nothing_that_it
         assert_exactly_one_of_each(node, pacs)
 
 
+def test_a_node_that_is_stopped_in_the_middle_of_a_job_gives_it_back_uncounted(
+    study: list[Path], start_node: StartNode, tmp_path: Path
+) -> None:
+    """Where the time to drain is over before the model is through: no attempt is lost to an upgrade."""
+    with ScriptedPacs(tmp_path / "pacs") as pacs:
+        node = start_node(peer_lines(pacs), drain=4.0)
+        send(study, node, pacs.ae_title)
+        wait_for("a running model", lambda: [j for j in node.jobs() if j.state is JobState.RUNNING], limit=60)
+        node.stop()
+        (job,) = node.jobs()
+        assert (job.state, job.attempts, job.owner) == (JobState.PENDING, 0, "")
+
+
 def test_a_killed_redis_costs_time_but_no_job(study: list[Path], start_node: StartNode, tmp_path: Path) -> None:
     """kill -9 of Redis once the study is in: every doorbell is lost, and the job is done all the same."""
     with ScriptedPacs(tmp_path / "pacs") as pacs:

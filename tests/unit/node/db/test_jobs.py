@@ -237,3 +237,17 @@ def test_a_paused_job_is_not_claimed(world: World, what: str) -> None:
     with world.database.transaction() as session:
         pauses.end(session, what, who="person", at=world.clock())
     assert world.claim() is not None
+
+
+def test_an_attempt_that_is_given_back_does_not_count(world: World) -> None:
+    """A worker that is stopped for an upgrade leaves the job as it found it, and rings for another."""
+    world.add_job()
+    job = world.start()
+    with world.database.transaction() as session:
+        jobs.release(session, job, reason="the worker was stopped", at=world.clock())
+    back = world.job(job.id)
+    assert (back.state, back.attempts, back.owner, back.lease_until) == (JobState.PENDING, 0, "", None)
+    assert back.epoch == job.epoch
+    assert world.bells()[-1] == ("run_job", job.id)
+    with pytest.raises(LeaseLost), world.database.transaction() as session:
+        jobs.release(session, job, reason="again", at=world.clock())
