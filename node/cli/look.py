@@ -11,7 +11,7 @@ from models import catalogue
 from node import __version__, health
 from node.bootstrap import Services
 from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
-from node.db import events, jobs, pauses, results, studies, verdicts
+from node.db import events, jobs, lookups, pauses, results, studies, verdicts
 from node.domain.job import Job, JobState
 from node.domain.study import Study
 from node.errors import BrokerAway
@@ -65,13 +65,18 @@ def show_job(job_id: str, home: Home = None, json: AsJson = False) -> None:
         made = results.results_of(session, job.id)
         deliveries = results.deliveries_of(session, job.id)
         given = verdicts.list_verdicts(session, job_ids=[job.id])
+        expected = lookups.expected_end(session, job, now=services.now())
     pictures = sorted(services.store.pictures(job.id).glob("*.png"))
     if json:
-        told = {"job": job, "events": story, "results": made, "deliveries": deliveries, "verdicts": given}
-        print_json({**told, "pictures": pictures})
+        told = {"job": job, "expected": expected, "events": story, "results": made, "deliveries": deliveries}
+        print_json({**told, "verdicts": given, "pictures": pictures})
         return
     out.print(f"[bold]{job.model}[/] on study {job.study_uid} (revision {job.revision})")
     out.print(f"{job.state} {escape(job.reason)}")
+    if expected:
+        out.print(f"results expected at {time_of(expected)}")
+    if job.deadline_at:
+        out.print(f"deadline {time_of(job.deadline_at)}{', missed' if job.late else ''}")
     for event in story:
         out.print(f"  {time_of(event.at)}  {event.what:<20} {escape(event.detail)}  [dim]{escape(event.who)}[/]")
     roles = {result.id: result.role for result in made}

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from statistics import median
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from node.db import jobs, studies
 from node.db.tables import DeliveryRow, EventRow, JobRow, SeriesRow, StudyRow
-from node.domain.job import JobState
+from node.domain.job import HELD, Job, JobState
 from node.domain.result import DeliveryState
 
 
@@ -74,3 +75,48 @@ def undelivered_since(session: Session, before: datetime) -> list[tuple[str, int
     facts = (DeliveryRow.peer, func.count(), func.min(DeliveryRow.created_at))
     rows = session.execute(select(*facts).where(mine).group_by(DeliveryRow.peer).order_by(DeliveryRow.peer))
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+_RUNS = 20  # how many earlier runs of a model say how long one takes
+
+
+def expected_end(session: Session, job: Job, *, now: datetime) -> datetime | None:
+    """Return when the results of an unfinished job should be ready; None where nobody can know.
+
+    From how long the model's last runs took, and from what is claimed before it. An estimate for people: no move of a
+    job depends on it.
+    """
+    usual = _usual_run(session, job.model)
+    if usual is None or job.state not in (JobState.PENDING, JobState.LEASED, JobState.RUNNING):
+        return None
+    if job.state is not JobState.PENDING:
+        began = session.scalar(
+            select(func.max(EventRow.at)).where(EventRow.job_id == job.id, EventRow.what.in_(("claimed", "started")))
+        )
+        return None if began is None or began + usual < now else began + usual
+    rank = select(JobRow.rank).where(JobRow.id == job.id).scalar_subquery()
+    before = select(func.count()).select_from(JobRow).where(JobRow.state == JobState.PENDING, JobRow.rank < rank)
+    holders = select(func.count(JobRow.owner.distinct())).where(JobRow.state.in_(HELD))
+    ahead, workers = session.scalar(before) or 0, session.scalar(holders) or 0
+    turns = ahead // max(1, workers) + (1 if workers else 0)  # those who work now are through with one turn first
+    return max(now, job.not_before) + usual * (turns + 1)
+
+
+def _usual_run(session: Session, model: str) -> timedelta | None:
+    """The median time from beginning to results of a model's last runs."""
+    ready = session.execute(
+        select(EventRow.job_id, EventRow.at)
+        .join(JobRow, JobRow.id == EventRow.job_id)
+        .where(JobRow.model == model, EventRow.what == "result_ready")
+        .order_by(EventRow.id.desc())
+        .limit(_RUNS)
+    ).all()
+    starts: dict[str, datetime] = {}
+    for job_id, at in session.execute(
+        select(EventRow.job_id, EventRow.at)
+        .where(EventRow.job_id.in_([row.job_id for row in ready]), EventRow.what == "started")
+        .order_by(EventRow.id)
+    ):
+        starts[str(job_id)] = at
+    took = [row.at - starts[row.job_id] for row in ready if row.job_id in starts and row.at > starts[row.job_id]]
+    return median(took) if took else None

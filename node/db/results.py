@@ -241,11 +241,16 @@ def give_up_sending(session: Session, delivery_id: int, *, owner: str, at: datet
     One who only looked for it left nothing in doubt: somebody else looks.
     """
     mine, free = (DeliveryRow.id == delivery_id) & (DeliveryRow.owner == owner), {"owner": "", "lease_until": None}
-    session.execute(
+    moved = session.execute(
         update(DeliveryRow)
         .where(mine, DeliveryRow.state == _S.SENDING)
         .values(state=_S.UNKNOWN, next_at=at, updated_at=at, reason="the sender died", **free)
-    )
+        .returning(DeliveryRow.job_id, DeliveryRow.peer)
+    ).all()
+    for job_id, peer in moved:
+        events.record(
+            session, "delivery unknown", who="sweep", at=at, detail=f"{peer}: the sender died", job_id=job_id
+        )
     session.execute(update(DeliveryRow).where(mine, DeliveryRow.state == _S.ACKED).values(next_at=at, **free))
 
 

@@ -183,6 +183,7 @@ class Pages:
                 "line": self._line(job, label, parked=parked, verdict=counting),
                 "pauses": _holding(job, deliveries, pauses.list_pauses(session)),
                 "verdicts": given,
+                "expected": lookups.expected_end(session, job, now=self.now()),
                 "results": [(r, _to_peers(deliveries, r.id)) for r in results.results_of(session, job.id)],
                 "inputs": len(jobs.inputs(session, job.id)),
                 "series": studies.series_of(session, job.study_uid),

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from node.db import jobs, pauses, results
+from node.db import jobs, lookups, pauses, results
 from node.domain.job import ENDED, MOVES, Job, JobState, check_move
 from node.errors import IllegalMove, LeaseLost, NotFound
 from tests.unit.node.conftest import SEG_CLASS, World
@@ -251,3 +251,28 @@ def test_an_attempt_that_is_given_back_does_not_count(world: World) -> None:
     assert world.bells()[-1] == ("run_job", job.id)
     with pytest.raises(LeaseLost), world.database.transaction() as session:
         jobs.release(session, job, reason="again", at=world.clock())
+
+
+def test_when_results_are_expected_follows_from_earlier_runs_and_what_is_ahead(world: World) -> None:
+    """Nobody knows before the first run; then each job ahead costs one usual run."""
+    first = world.add_job()
+    now = world.clock
+    with world.database.reading() as session:
+        assert lookups.expected_end(session, world.job(first), now=now()) is None
+    job = world.start()
+    now.advance(40)
+    world.publish(job, [("seg", SEG_CLASS, "2.25.1", b"x")], ["pacs"])
+    waiting = [world.add_job() for _ in range(3)]
+    with world.database.reading() as session:
+        ends = [lookups.expected_end(session, world.job(one), now=now()) for one in waiting]
+        done = lookups.expected_end(session, world.job(first), now=now())
+    assert [end - now() for end in ends if end] == [timedelta(seconds=40)] * 3  # of one rank: none is ahead of another
+    assert done is None
+    running = world.start()
+    now.advance(10)
+    with world.database.reading() as session:
+        assert lookups.expected_end(session, running, now=now()) == now() + timedelta(seconds=30)
+        left = next(one for one in waiting if one != running.id)
+        assert (lookups.expected_end(session, world.job(left), now=now()) or now()) >= now() + timedelta(seconds=80)
+        now.advance(60)
+        assert lookups.expected_end(session, running, now=now()) is None
