@@ -13,7 +13,16 @@ from tempfile import gettempdir
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
@@ -78,7 +87,18 @@ def _loopback(value: str) -> str:
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Name = Annotated[str, AfterValidator(_name)]
-Duration = Annotated[timedelta, Field(gt=timedelta(0))]
+
+
+def _seconds(value: object) -> object:
+    """The environment holds words only: a number among them is seconds, as in the file."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value  # ISO 8601, or a mistake that is named where it is parsed
+
+
+Wait = Annotated[timedelta, Field(ge=timedelta(0)), BeforeValidator(_seconds)]
+Duration = Annotated[timedelta, Field(gt=timedelta(0)), BeforeValidator(_seconds)]
 _ORIENTATIONS = frozenset({"axial", "coronal", "sagittal", "oblique"})
 
 
@@ -179,7 +199,7 @@ class RuleSettings(BaseModel):
     manufacturer: Pattern = ""
     calling_ae: tuple[AeTitle, ...] = ()
     priority: int = Field(default=5, ge=1, le=9)
-    deadline: Duration = timedelta(0)  # after settling, by which results should be at every destination; 0: none
+    deadline: Wait = timedelta(0)  # after settling, by which results should be at every destination; 0: none
     late_images: LateImages = LateImages.REVISE
     destinations: tuple[str, ...] = (SENDER,)
 
@@ -246,7 +266,7 @@ class Settings(BaseSettings):
     retry_base: Duration = timedelta(seconds=5)  # first wait after a failed attempt or delivery; doubles
     retry_cap: Duration = timedelta(minutes=15)
     delivery_age_limit: Duration = timedelta(days=7)  # then a delivery is parked for a person
-    drain_time: timedelta = timedelta(minutes=2)  # how long a stopping node waits for running work
+    drain_time: Wait = timedelta(minutes=2)  # how long a stopping node waits for running work
     log_format: str = Field(default="text", pattern="^(text|json)$")
     log_level: str = Field(default="INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$")
     profile: tuple[ProfileSettings, ...] = ()  # one called "default" replaces the built-in one

@@ -50,7 +50,7 @@ MUTANTS = (
     _m("no sync of a file's data", "node/store.py", "                os.fsync(file.fileno())\n"),
     _m("no sync of its folder", "node/store.py", "        _sync_folder(path.parent)\n        reach(", "        reach("),
     _m("no sync of a new folder's entry", "node/store.py", "        _sync_folder(folder.parent)\n        if len", "        if len"),
-    _m("SQLite commits may be rolled back", "node/db/session.py", "synchronous=FULL", "synchronous=NORMAL"),
+    _m("SQLite commits may be rolled back", "node/db/session.py", '"synchronous=FULL", "foreign', '"synchronous=NORMAL", "foreign'),
     _m("transactions upgrade from reading", "node/db/session.py", 'else "BEGIN IMMEDIATE"', 'else "BEGIN"'),
     _m("a claim does not look at the state", _JOBS, "JobRow.state == JobState.PENDING, JobRow.not_before <= now",
        "JobRow.state != JobState.DONE, JobRow.not_before <= now"),

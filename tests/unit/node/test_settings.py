@@ -100,6 +100,15 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
     assert (settings.port, settings.ae_title) == (4242, "FROMFILE")
 
 
+@pytest.mark.parametrize(("said", "seconds"), [("2", 2.0), ("0.5", 0.5), ("PT3S", 3.0)])
+def test_durations_of_the_environment_are_seconds_too(
+    said: str, seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number as in the file, or ISO 8601."""
+    monkeypatch.setenv("PACS_NODE_QUIET_PERIOD", said)
+    assert load(tmp_path).quiet_period.total_seconds() == seconds
+
+
 def test_peers_can_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lists are JSON there."""
     monkeypatch.setenv("PACS_NODE_PEER", '[{"name": "pacs", "ae_title": "PACS", "host": "10.0.0.5"}]')
