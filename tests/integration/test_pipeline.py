@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from models import catalogue
 from node.bootstrap import Services, build, prepare
 from node.db import jobs, results
 from node.db.results import Outcome
@@ -79,7 +81,7 @@ def run(services: Services, child: InferenceChild, images: list[Dataset]) -> Job
     settle_quiet(
         services.database, services.settings.rules, quiet=services.settings.quiet_period, now=services.now()
     )
-    run_most_urgent(services, child, hint="test")
+    run_most_urgent(services, child, hint="test", leaving=threading.Event())
     with services.database.reading() as session:
         return max(jobs.list_jobs(session), key=lambda job: job.revision)
 
@@ -159,3 +161,19 @@ def test_a_revision_names_the_report_that_it_replaces(
         sorted(one.TrackingUID for one in dcmread(services.store.path(made[0].path)).SegmentSequence) for made in sets
     ]
     assert tracked[0] == tracked[1]
+
+
+def test_a_model_that_was_changed_meanwhile_fails_the_job_and_says_so(
+    services: Services, child: InferenceChild, images: list[Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody may take the new model's results for those of the one that was asked."""
+    changed = images[31].copy()
+    changed.PixelData = bytes(len(changed.PixelData))
+    real = catalogue.digest("ct-lung")
+    digests = iter([real])  # planning asks first
+    monkeypatch.setattr(catalogue, "digest", lambda _: next(digests, "0" * 64))
+    job = run(services, child, [changed])
+    assert job.state is JobState.FAILED
+    assert "has changed since this job was planned" in job.reason
+    with services.database.reading() as session:
+        assert results.results_of(session, job.id) == []

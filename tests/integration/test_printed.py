@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from io import BytesIO
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def ran(home: Path, destinations: str) -> tuple[Services, Job]:
     settle_quiet(services.database, settings.rules, quiet=settings.quiet_period, now=services.now())
     child = InferenceChild()
     try:
-        run_most_urgent(services, child, hint="test")
+        run_most_urgent(services, child, hint="test", leaving=threading.Event())
     finally:
         child.kill()
     with services.database.reading() as session:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import os
+import pickle
 from pathlib import Path
 
 import pydicom
 import pytest
+import redis
 from pynetdicom import AE
 
 from node.domain.job import JobState
+from node.supervisor import running_roles
 from node.testing import ScriptedPacs, thorax_study
 from tests.rig import RunningNode, listens, wait_for
 from tests.system.conftest import StartNode
@@ -111,6 +117,49 @@ def test_a_killed_redis_costs_time_but_no_job(study: list[Path], start_node: Sta
         wait_for("a planned job", node.jobs, limit=30)
         node.kill("redis")
         assert_exactly_one_of_each(node, pacs)
+
+
+def test_forged_doorbells_do_nothing_but_ring(study: list[Path], start_node: StartNode, tmp_path: Path) -> None:
+    """Garbage, pickles, unknown tasks and invented ids lie in both queues: no code of theirs runs, no work is lost."""
+    mark = tmp_path / "pickle-was-run"
+    with ScriptedPacs(tmp_path / "pacs") as pacs:
+        node = start_node(peer_lines(pacs))
+        wait_for("both workers", lambda: {"worker-gpu-1", "worker-io-1"} <= set(running_roles(node.home)), limit=30)
+        client = redis.Redis(unix_socket_path=str(node.home / "run" / "redis.sock"))
+        for queue in ("gpu", "io"):
+            for forged in _forgeries(queue, mark):
+                client.lpush(queue, forged)
+        send(study, node, pacs.ae_title)
+        assert_exactly_one_of_each(node, pacs)
+        client.close()
+    assert not mark.exists()
+
+
+def _forgeries(queue: str, mark: Path) -> list[bytes]:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+            return os.system, (f"touch {mark}",)
+
+    def message(body: bytes, kind: str, task: str) -> bytes:
+        return json.dumps({
+            "body": base64.b64encode(body).decode(), "content-encoding": "binary", "content-type": kind,
+            "headers": {"task": task, "id": "1", "lang": "py", "argsrepr": "", "kwargsrepr": ""},
+            "properties": {
+                "correlation_id": "1", "delivery_mode": 2, "body_encoding": "base64",
+                "delivery_tag": os.urandom(4).hex(),
+                "delivery_info": {"exchange": "", "routing_key": queue}, "priority": 0,
+            },
+        }).encode()  # fmt: skip
+
+    call = json.dumps([["no-such-job"], {}, {}]).encode()
+    return [
+        b"garbage", b"{}", b'{"body": 7}',
+        message(pickle.dumps(Evil()), "application/x-python-serialize", "pacs_node.run_job"),
+        message(call, "application/json", "os.system"),
+        message(call, "application/json", "pacs_node.deliver"),
+        message(call, "application/json", "pacs_node.run_job"),
+        message(b"[[1, 2, 3], {}, {}]", "application/json", "pacs_node.deliver"),
+    ]  # fmt: skip
 
 
 def _echoes(node: RunningNode, calling_ae: str) -> bool:
