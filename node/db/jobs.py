@@ -65,7 +65,7 @@ def claim(session: Session, *, worker: str, now: datetime, lease: timedelta) -> 
     """
     urgent = (
         select(JobRow.id)
-        .where(JobRow.state == JobState.PENDING, JobRow.not_before <= now, ~_halted())
+        .where(JobRow.state == JobState.PENDING, ~_halted())
         .order_by(JobRow.rank, JobRow.id)
         .limit(1)
         .with_for_update(skip_locked=True)  # on PostgreSQL; BEGIN IMMEDIATE holds SQLite

@@ -171,7 +171,7 @@ def test_retry_and_cancel_by_the_beginning_of_an_id_are_in_the_jobs_own_story(wo
         jobs.cancel(session, job_id[:8], who="admin", at=world.clock())
         jobs.retry(session, job_id[:8], model_digest="d" * 64, who="admin", at=world.clock())
     assert [event.what for event in world.story(job_id=job_id)] == ["planned", "cancelled", "retried"]
-    assert {job for _, job in world.bells()} == {job_id}
+    assert world.bells() == [("run_job", job_id)] * 2  # one for its planning, one for the retry
 
 
 def test_an_unknown_or_ambiguous_id_is_no_job(world: World) -> None:
@@ -276,3 +276,19 @@ def test_when_results_are_expected_follows_from_earlier_runs_and_what_is_ahead(w
         assert (lookups.expected_end(session, world.job(left), now=now()) or now()) >= now() + timedelta(seconds=80)
         now.advance(60)
         assert lookups.expected_end(session, running, now=now()) is None
+
+
+def test_the_heart_of_a_worker_that_was_replaced_does_not_beat_for_the_next(world: World) -> None:
+    """Its beat is no longer the job's: it learns so, and prolongs nobody's lease."""
+    world.add_job()
+    slow = world.start("gpu-slow")
+    world.clock.advance(61)
+    world.sweep().round()
+    quick = world.start("gpu-quick")
+    assert (quick.id, quick.epoch) == (slow.id, slow.epoch + 1)
+    world.clock.advance(5)
+    with world.database.transaction() as session:
+        assert not jobs.beat(
+            session, slow, now=world.clock(), lease=timedelta(seconds=60), progress=0.9, stage="slow"
+        )
+    assert (world.job(quick.id).lease_until, world.job(quick.id).stage) == (quick.lease_until, quick.stage)
