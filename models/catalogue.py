@@ -62,7 +62,7 @@ def _card(values: dict[str, Any]) -> Card:
         segments=segments, sites=sites, maps=maps, limits=tuple(values["limits"]),
         figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
-        window=_window(values.get("window")),
+        window=_window(values.get("window")), processor=bool(values.get("processor", True)),
     )  # fmt: skip
 
 

@@ -9,6 +9,8 @@ NodeError
 │   ├── LeaseLost        another worker, or a person, has moved the job on
 │   ├── Leaving          this worker has to go before its work is through
 │   └── ChildDied        the inference process ended without an answer
+│       └── OutOfMemory  it had not enough memory
+│           └── GpuOutOfMemory   its GPU had not
 └── Permanent            the same work will fail the same way
     ├── SettingsError    the configuration says something impossible
     ├── UnreadableInstance   the bytes are no DICOM instance that we can file
@@ -62,6 +64,14 @@ class Leaving(Transient):
 
 class ChildDied(Transient):
     """The inference process ended, or was ended, without an answer."""
+
+
+class OutOfMemory(ChildDied):
+    """The inference process had not enough memory for the model."""
+
+
+class GpuOutOfMemory(OutOfMemory):
+    """The GPU had not enough memory for the model."""
 
 
 class SettingsError(Permanent):

@@ -260,6 +260,7 @@ class Settings(BaseSettings):
     gpu_workers: int = Field(default=1, ge=0, le=16)  # workers that run models
     io_workers: int = Field(default=1, ge=0, le=16)  # workers that deliver
     job_time_limit: Duration = timedelta(minutes=20)  # the model is stopped after this
+    model_memory_mib: int = Field(default=0, ge=0)  # a model's process that uses more is stopped; 0: no limit
     max_attempts: int = Field(default=3, ge=1, le=20)
     lease: Duration = timedelta(seconds=60)
     heartbeat: Duration = timedelta(seconds=2)  # also how fresh the shown progress is

@@ -27,7 +27,15 @@ from models.contract import Card, Detection, Findings, Mask, Model, NotApplicabl
 from node.dicom.gate.findings import check_body_side
 from node.dicom.measure import measure
 from node.dicom.reader import LoadedSeries, read_series
-from node.errors import ChildDied, InputInvalid, ModelNotApplicable, OutputInvalid
+from node.errors import (
+    ChildDied,
+    GpuOutOfMemory,
+    InputInvalid,
+    ModelNotApplicable,
+    NodeError,
+    OutOfMemory,
+    OutputInvalid,
+)
 from node.failpoints import reach
 from node.logs import failure
 from node.pictures import render_overlays, render_pages
@@ -63,7 +71,7 @@ class Ran:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Message:
-    kind: str  # "progress", "ran", "input invalid", "not applicable", "output invalid" or "crashed"
+    kind: str  # "progress", "ran", "crashed" or a key of _FAILURES
     text: str = ""
     fraction: float = 0.0
     ran: Ran | None = None
@@ -180,11 +188,13 @@ class InferenceChild:
         return self._process.pid if self._process is not None else None
 
     def run(
-        self, request: Request, *, limit: float, on_progress: Callable[[float, str], None], stop: Callable[[], bool]
-    ) -> Ran:
+        self, request: Request, *, limit: float, on_progress: Callable[[float, str], None], stop: Callable[[], bool],
+        memory_mib: int = 0,
+    ) -> Ran:  # fmt: skip
         """Run *request* within *limit* seconds; end the child and raise ChildDied where *stop* says so.
 
-        Raises InputInvalid, ModelNotApplicable or OutputInvalid as the child says.
+        Raises OutOfMemory where the child holds more than *memory_mib* (0: no limit); else as the child says: that,
+        GpuOutOfMemory, InputInvalid, ModelNotApplicable or OutputInvalid.
         """
         connection = self._ready()
         connection.send(request)
@@ -196,13 +206,16 @@ class InferenceChild:
             if time.monotonic() > deadline:
                 self.kill()
                 raise ChildDied(f"the model ran longer than {limit:g} s and was stopped")
+            if memory_mib and (held := _held_mib(self.pid)) > memory_mib:
+                self.kill()
+                raise OutOfMemory(f"the model used {held:.0f} MiB, more than model_memory_mib, and was stopped")
             message = self._next(connection)
             if message is None:
                 continue
             if message.kind == "progress":
                 on_progress(message.fraction, message.text)
             else:
-                if message.kind == "crashed":
+                if message.kind in ("crashed", "out of memory", "GPU out of memory"):
                     self.kill()  # what broke may have left the process, or its GPU context, broken for the next run
                 return _answer(message)
 
@@ -241,19 +254,31 @@ class InferenceChild:
         return code
 
 
+def _held_mib(pid: int | None) -> float:
+    """Return the resident memory of a process in MiB; 0 where it is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    return pages * resource.getpagesize() / 2**20
+
+
 def _how(code: int | None) -> str:
     if code is not None and code < 0:
         return f"signal {-code}: out of memory, or killed" if code == -9 else f"signal {-code}"
     return f"exit code {code}"
 
 
+_FAILURES: dict[str, type[NodeError]] = {
+    "input invalid": InputInvalid, "not applicable": ModelNotApplicable, "output invalid": OutputInvalid,
+    "out of memory": OutOfMemory, "GPU out of memory": GpuOutOfMemory,
+}  # fmt: skip
+
+
 def _answer(message: _Message) -> Ran:
-    failures = {
-        "input invalid": InputInvalid, "not applicable": ModelNotApplicable, "output invalid": OutputInvalid,
-    }  # fmt: skip
     if message.ran is not None:
         return message.ran
-    raise failures.get(message.kind, ChildDied)(message.text)
+    raise _FAILURES.get(message.kind, ChildDied)(message.text)
 
 
 def _serve(connection: Connection) -> None:
@@ -283,6 +308,10 @@ def _serve_one(connection: Connection, request: Request, models: dict[str, Model
     except OutputInvalid as why:
         return _Message(kind="output invalid", text=str(why))
     except Exception as why:  # noqa: BLE001  # the outermost frame of this process: told to the parent, which records it
+        if isinstance(why, MemoryError):
+            return _Message(kind="out of memory", text=f"not enough memory for the model ({failure(why)})")
+        if type(why).__name__ == "OutOfMemoryError":  # torch's, which is not imported for this
+            return _Message(kind="GPU out of memory", text=f"the GPU has not enough memory ({failure(why)})")
         return _Message(kind="crashed", text=f"the model failed: {failure(why)}")
 
 

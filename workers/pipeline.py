@@ -6,6 +6,7 @@ import logging
 import shutil
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from models import catalogue
 from node.bootstrap import Services
-from node.db import jobs, results
+from node.db import events, jobs, results
 from node.db.jobs import NewResult
 from node.db.studies import StoredInstance
 from node.delivery import addresses
@@ -23,7 +24,7 @@ from node.dicom.reader import read_headers
 from node.domain.job import Job
 from node.domain.profile import DEFAULT, Profile
 from node.domain.result import Result, ResultRole
-from node.errors import ChildDied, InputInvalid, LeaseLost, Leaving, OutputInvalid
+from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, LeaseLost, Leaving, OutputInvalid
 from node.failpoints import reach
 from node.pictures import load_pictures, write_report
 from node.store import sha256_hex
@@ -96,16 +97,9 @@ def run_attempt(services: Services, child: InferenceChild, job: Job, *, leaving:
     try:
         with Heartbeat(services, job) as heart:
             paths = _checked_paths(services, instances)
-            try:
-                ran = child.run(
-                    Request(paths=paths, model=job.model, device=services.settings.device, folder=scratch),
-                    limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,
-                    stop=lambda: heart.lost or leaving.is_set(),
-                )  # fmt: skip
-            except ChildDied as why:
-                if leaving.is_set() and not heart.lost:
-                    raise Leaving("the worker was stopped before the model was through") from why
-                raise
+            ran = _run_model(services, child, job, Request(
+                paths=paths, model=job.model, device=services.settings.device, folder=scratch,
+            ), heart, leaving)  # fmt: skip
             reach("job.inferred")
             heart.show(1.0, "encoding results")
             objects = encode_checked(services, job, paths, scratch)
@@ -114,6 +108,34 @@ def run_attempt(services: Services, child: InferenceChild, job: Job, *, leaving:
         return ran
     finally:
         services.store.drop_scratch(scratch)
+
+
+def _run_model(
+    services: Services, child: InferenceChild, job: Job, request: Request, heart: Heartbeat, leaving: threading.Event
+) -> Ran:
+    """Run the model in the child; where its GPU has not enough memory, once more without it, if its card allows."""
+
+    def run(one: Request) -> Ran:
+        return child.run(
+            one, limit=services.settings.job_time_limit.total_seconds(), on_progress=heart.show,
+            stop=lambda: heart.lost or leaving.is_set(), memory_mib=services.settings.model_memory_mib,
+        )  # fmt: skip
+
+    try:
+        try:
+            return run(request)
+        except GpuOutOfMemory as why:
+            if not catalogue.card(job.model).processor:
+                raise
+            log.warning("again without the GPU: %s", why, extra=job.fields)
+        with services.database.transaction() as session:
+            detail = "the GPU has not enough memory: once more on the processor"
+            events.record(session, "without GPU", who=job.owner, at=services.now(), detail=detail, job_id=job.id)
+        return run(replace(request, device="cpu"))
+    except ChildDied as why:
+        if leaving.is_set() and not heart.lost:
+            raise Leaving("the worker was stopped before the model was through") from why
+        raise
 
 
 def _checked_paths(services: Services, instances: list[StoredInstance]) -> tuple[Path, ...]:

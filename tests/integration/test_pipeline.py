@@ -7,7 +7,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +18,15 @@ from pydicom.dataset import Dataset
 
 from models import catalogue
 from node.bootstrap import Services, build, prepare
-from node.db import jobs, results
+from node.db import events, jobs, results
 from node.db.results import Outcome
 from node.domain.job import Job, JobState
 from node.domain.result import DeliveryState
+from node.errors import GpuOutOfMemory
 from node.planning import settle_quiet
 from node.settings import load_settings
 from node.testing import part10, thorax_study
-from workers.inference import InferenceChild
+from workers.inference import InferenceChild, Ran, Request
 from workers.tasks import run_most_urgent
 
 CONFIGURATION = """
@@ -177,3 +180,32 @@ def test_a_model_that_was_changed_meanwhile_fails_the_job_and_says_so(
     assert "has changed since this job was planned" in job.reason
     with services.database.reading() as session:
         assert results.results_of(session, job.id) == []
+
+
+class FullGpu(InferenceChild):
+    """A child whose GPU has no memory: it says so as a real one does, and works without."""
+
+    devices: list[str]
+
+    def run(self, request: Request, **how: Any) -> Ran:
+        """Fail where a GPU is wanted."""
+        self.devices.append(request.device)
+        if request.device != "cpu":
+            raise GpuOutOfMemory("the GPU has not enough memory")
+        return super().run(request, **how)
+
+
+def test_a_full_gpu_costs_time_and_not_the_result(services: Services, images: list[Dataset]) -> None:
+    """Once more on the processor within the same attempt; the job's story says so."""
+    changed = images[32].copy()
+    changed.PixelData = bytes(len(changed.PixelData))
+    wide = replace(services, settings=services.settings.model_copy(update={"device": "cuda"}))
+    child = FullGpu()
+    child.devices = []
+    try:
+        job = run(wide, child, [changed])
+    finally:
+        child.kill()
+    assert (job.state, job.attempts, child.devices) == (JobState.RESULT_READY, 1, ["cuda", "cpu"])
+    with services.database.reading() as session:
+        assert "without GPU" in [one.what for one in events.story(session, job_id=job.id)]

@@ -28,11 +28,24 @@ class Misbehaving:
             ctypes.string_at(0)
         if self._how == "raises":
             raise ZeroDivisionError("no weights")
+        if self._how == "eats":
+            eaten = []
+            while True:
+                eaten.append(np.ones(4 << 20))  # 32 MiB each, touched
+                time.sleep(0.02)
+        if self._how == "finds no memory":
+            raise MemoryError
+        if self._how == "fills the GPU":
+            raise OutOfMemoryError
         if self._how == "empty":
             return _one_segment(np.zeros(volume.voxels.shape, dtype=bool))
         if self._how == "wrong shape":
             return _one_segment(np.ones((2, 2, 2), dtype=bool))
         return Findings(remarks=(repr(sorted(name for name in os.environ if name.startswith("PACS_NODE_"))),))
+
+
+class OutOfMemoryError(RuntimeError):
+    """Called as torch calls its own."""
 
 
 def _one_segment(mask: np.ndarray) -> Findings:  # type: ignore[type-arg]

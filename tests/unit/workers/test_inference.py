@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from models.contract import Findings, Segment
-from node.errors import ChildDied, InputInvalid, OutputInvalid
+from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, OutOfMemory, OutputInvalid
 from node.testing import synthetic_ct, write_series
 from tests.unit.workers import misbehaving
 from workers import inference
@@ -68,6 +68,28 @@ def test_a_model_that_hangs_is_stopped_at_its_time_limit(
         ask(child, series, "hangs", tmp_path, limit=2.0)
     assert time.monotonic() - began < 10.0
     assert child.pid is None
+
+
+def test_a_model_that_eats_all_memory_is_stopped_at_its_limit(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """Before the machine has to choose whom to kill."""
+    request = Request(paths=series, model="ct-lung", device="eats", folder=tmp_path)
+    with pytest.raises(OutOfMemory, match="more than model_memory_mib"):
+        child.run(request, limit=60, on_progress=lambda *_: None, stop=lambda: False, memory_mib=900)
+    assert child.pid is None
+    ask(child, series, "behaves", tmp_path)
+
+
+@pytest.mark.parametrize(("how", "kind"), [("finds no memory", OutOfMemory), ("fills the GPU", GpuOutOfMemory)])
+def test_too_little_memory_is_told_apart_and_the_next_run_gets_a_new_child(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path, how: str, kind: type[OutOfMemory]
+) -> None:
+    """What filled the GPU once may have left it full."""
+    with pytest.raises(OutOfMemory) as caught:
+        ask(child, series, how, tmp_path)
+    assert type(caught.value) is kind and child.pid is None
+    ask(child, series, "behaves", tmp_path)
 
 
 @pytest.mark.parametrize(("how", "words"), [("empty", "is empty"), ("wrong shape", "not a boolean grid")])
