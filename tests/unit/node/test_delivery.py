@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from node.db import jobs, results
 from node.db.results import Outcome
 from node.delivery import addresses, back_off, cancel_job, full_jitter, retry_job
-from node.domain.job import JobState
+from node.domain.job import Job, JobState
 from node.domain.peer import Peer
 from node.domain.result import MOVES, Delivery, DeliveryState, check_move
 from node.errors import IllegalMove
 from node.testing import ScriptedPacs, part10, synthetic_ct
-from tests.unit.node.conftest import SEG_CLASS, World
+from tests.unit.node.conftest import SEG_CLASS, SR_CLASS, World
 
 # pynetdicom shuts a socket that never connected down before it closes it; that raises, and the close is skipped.
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -388,3 +388,48 @@ def test_only_what_a_peer_has_is_replaced(world: World) -> None:
             results.conclude(session, taken, Outcome(state=_S.ACKED), worker="w", at=world.clock())
             assert [one.sop_uid for one in results.previous_set(session, third)] == [f"{SEG_UID}.{number}"]
         assert [one.sop_uid for one in results.previous_set(session, jobs.get(session, ids[0]))] == [f"{SEG_UID}.1"]
+
+
+def test_what_comes_later_in_a_set_waits_for_what_comes_before(world: World) -> None:
+    """The report is due, the segmentation that it refers to is not: neither is sent."""
+    job = ready(world)
+    with world.database.transaction() as session:
+        both = results.claim(session, job.id, worker="io-0", now=world.clock(), lease=LEASE)
+        waits = Outcome(state=DeliveryState.RETRY_WAIT, wait=timedelta(seconds=60))
+        soon = Outcome(state=DeliveryState.RETRY_WAIT, wait=timedelta(seconds=1))
+        for (delivery, _), outcome in zip(both, (waits, soon), strict=True):
+            assert results.conclude(session, delivery, outcome, worker="io-0", at=world.clock())
+    world.clock.advance(30)
+    with world.database.transaction() as session:
+        assert results.claim(session, job.id, worker="io-1", now=world.clock(), lease=LEASE) == []
+    world.clock.advance(31)
+    with world.database.transaction() as session:
+        again = results.claim(session, job.id, worker="io-1", now=world.clock(), lease=LEASE)
+    assert [one.id for one, _ in again] == [one.id for one, _ in both]
+
+
+def test_a_word_that_comes_too_late_changes_nothing(world: World) -> None:
+    """The same worker already looks for what it sent: how the sending ended was said before."""
+    job = ready(world)
+    with world.database.transaction() as session:
+        both = results.claim(session, job.id, worker="io-0", now=world.clock(), lease=LEASE)
+        for delivery, _ in both:
+            accepted = Outcome(state=DeliveryState.ACKED, status="0000")
+            assert results.conclude(session, delivery, accepted, worker="io-0", at=world.clock())
+        looks = results.claim_looks(session, job.id, worker="io-0", now=world.clock(), lease=LEASE)
+        assert len(looks) == len(both)
+        late = Outcome(state=DeliveryState.RETRY_WAIT)
+        assert not results.conclude(session, both[0][0], late, worker="io-0", at=world.clock())
+    assert {one.state for one in world.deliveries(job.id)} == {DeliveryState.ACKED}
+
+
+LEASE = timedelta(seconds=60)
+
+
+def ready(world: World) -> Job:
+    """Return a job whose set of two waits for one peer."""
+    world.add_job()
+    job = world.start()
+    world.publish(job, [("seg", SEG_CLASS, "2.25.900", b"a"), ("sr", SR_CLASS, "2.25.901", b"b")], ["pacs"])
+    with world.database.transaction() as session:
+        return jobs.advance(session, world.job(job.id), JobState.DELIVERING, at=world.clock())
