@@ -255,10 +255,11 @@ class Postgres:
         command += [part for option in options for part in ("-c", option)]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder, **self._who)
-        wait_for("PostgreSQL", self._answers, limit=40)
+        wait_for("PostgreSQL", self._answers, limit=60)
 
     def _answers(self) -> bool:
-        assert self.process is not None and self.process.poll() is None, "PostgreSQL did not start"
+        said = (self.folder / "log").read_text(encoding="utf-8", errors="replace")[-600:]
+        assert self.process is not None and self.process.poll() is None, f"PostgreSQL did not start: {said}"
         try:
             psycopg.connect(f"host=127.0.0.1 port={self.port} user=postgres dbname=postgres").close()
         except psycopg.OperationalError:
@@ -269,10 +270,14 @@ class Postgres:
         """kill -9 the server and all that serve its connections."""
         assert self.process is not None
         parent = psutil.Process(self.process.pid)
-        for one in [parent, *parent.children(recursive=True)]:
+        # The server forks for each connection: stopped, it can start no other while its children are counted.
+        parent.suspend()
+        family = [*parent.children(recursive=True), parent]
+        for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
         self.process.wait()
+        psutil.wait_procs(family, timeout=10)  # one that lives on holds the shared memory: no server starts beside it
 
     def stop(self) -> None:
         """Shut the server down."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 from sqlalchemy import select
 
@@ -10,8 +11,8 @@ from node.db import studies
 from node.db.session import Database
 from node.db.tables import InstanceRow
 from node.domain.study import StudyState
-from node.testing import FixedClock
-from tests.unit.node.conftest import an_instance
+from node.testing import FixedClock, synthetic_ct
+from tests.unit.node.conftest import World, an_instance
 
 
 def versions(database: Database) -> list[tuple[str, bool]]:
@@ -98,3 +99,16 @@ def test_many_associations_may_bring_one_study_at_once(database: Database) -> No
         thread.join()
     assert failures == []
     assert len(versions(database)) == 80
+
+
+def test_a_study_that_was_quiet_a_moment_ago_and_is_not_any_more_does_not_settle(world: World) -> None:
+    """An instance came between the list of quiet studies and its turn: it waits for its quiet time anew."""
+    first, second = synthetic_ct(slices=2)
+    world.keep(first)
+    world.clock.advance(61)
+    before = world.clock() - timedelta(seconds=60)
+    with world.database.reading() as session:
+        assert studies.quiet_since(session, before) == [first.StudyInstanceUID]
+    world.keep(second)
+    with world.database.transaction() as session:
+        assert studies.lock_open(session, str(first.StudyInstanceUID), before) is None
