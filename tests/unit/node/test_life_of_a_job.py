@@ -330,7 +330,7 @@ def test_life_on_sqlite(sqlite_template: Path, tmp_path: Path) -> None:
         shutil.copy(sqlite_template, file)
         return Database(open_engine(f"sqlite:///{file}"))
 
-    run(make, 25)
+    run(make, 18)
 
 
 @pytest.mark.postgres
@@ -345,4 +345,4 @@ def test_life_on_postgresql(postgres: Postgres) -> None:
                 session.execute(table.delete())
         return database
 
-    run(make, 15)
+    run(make, 10)
