@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -54,19 +55,34 @@ class Deliverer:
         self._look_for_peers(job_id)
         accepted = 0
         while batch := self._claim(job_id):
-            reach("deliver.picked")
-            taken = sum(self._conclude(delivery, outcome) for delivery, outcome in self._send(batch))
+            with self._holding(batch):
+                reach("deliver.picked")
+                taken = sum(self._conclude(delivery, outcome) for delivery, outcome in self._send(batch))
             accepted += taken
             log.info(
                 "delivery tried", extra={"job_id": job_id, "peer": batch[0][0].peer, "sent": taken, "of": len(batch)}
             )
         while batch := self._claim_looks(job_id):
-            for delivery, outcome in self._look(batch):
-                reach("deliver.verified")
-                with self.database.transaction() as session:
-                    results.conclude_look(session, delivery, outcome, worker=self.worker, at=self.now())
+            with self._holding(batch):
+                for delivery, outcome in self._look(batch):
+                    reach("deliver.verified")
+                    with self.database.transaction() as session:
+                        results.conclude_look(session, delivery, outcome, worker=self.worker, at=self.now())
         self._settle_job(job_id)
         return accepted
+
+    @contextmanager
+    def _holding(self, batch: Sequence[tuple[Delivery, Result]]) -> Iterator[None]:
+        """Let go of what was taken where something unforeseen ends the block: no lease has to run out first."""
+        try:
+            yield
+        except Exception:
+            with self.database.transaction() as session:
+                for delivery, _ in batch:
+                    results.give_up_sending(
+                        session, delivery.id, owner=self.worker, at=self.now(), reason="sending failed"
+                    )
+            raise
 
     def _look_for_peers(self, job_id: str) -> None:
         """Look for the absent peers of a job whose time has come, each by one worker at a time."""

@@ -235,8 +235,10 @@ def sending(session: Session) -> list[tuple[int, str, datetime | None]]:
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def give_up_sending(session: Session, delivery_id: int, *, owner: str, at: datetime) -> None:
-    """The sender died: nobody knows whether the peer has the object, so it is asked before the next try.
+def give_up_sending(
+    session: Session, delivery_id: int, *, owner: str, at: datetime, reason: str = "the sender died"
+) -> None:
+    """The sender died, or failed: nobody knows whether the peer has the object, so it is asked before the next try.
 
     One who only looked for it left nothing in doubt: somebody else looks.
     """
@@ -244,12 +246,12 @@ def give_up_sending(session: Session, delivery_id: int, *, owner: str, at: datet
     moved = session.execute(
         update(DeliveryRow)
         .where(mine, DeliveryRow.state == _S.SENDING)
-        .values(state=_S.UNKNOWN, next_at=at, updated_at=at, reason="the sender died", **free)
+        .values(state=_S.UNKNOWN, next_at=at, updated_at=at, reason=reason, **free)
         .returning(DeliveryRow.job_id, DeliveryRow.peer)
     ).all()
     for job_id, peer in moved:
         events.record(
-            session, "delivery unknown", who="sweep", at=at, detail=f"{peer}: the sender died", job_id=job_id
+            session, "delivery unknown", who="sweep", at=at, detail=f"{peer}: {reason}", job_id=job_id
         )
     session.execute(update(DeliveryRow).where(mine, DeliveryRow.state == _S.ACKED).values(next_at=at, **free))
 

@@ -433,3 +433,18 @@ def ready(world: World) -> Job:
     world.publish(job, [("seg", SEG_CLASS, "2.25.900", b"a"), ("sr", SR_CLASS, "2.25.901", b"b")], ["pacs"])
     with world.database.transaction() as session:
         return jobs.advance(session, world.job(job.id), JobState.DELIVERING, at=world.clock())
+
+
+def test_an_unforeseen_failure_lets_go_of_what_was_taken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has to wait for the end of a lease whose holder lives and does nothing."""
+    job = ready(world)
+    deliverer = world.deliverer(transport_to=lambda _: pytest.fail("nothing is sent"))
+
+    def fail(*_: object) -> bool:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(type(deliverer), "_send", fail)
+    with pytest.raises(ZeroDivisionError):
+        deliverer.deliver(job.id)
+    assert {one.state for one in world.deliveries(job.id)} == {DeliveryState.UNKNOWN}
+    assert "delivery unknown" in [one.what for one in world.story(job_id=job.id)]
