@@ -134,7 +134,7 @@ def _of_home(home: Path) -> Iterator[Path]:
 def _of_store(session: Session, store: Store) -> Iterator[tuple[str, str]]:
     """Yield (name, SHA-256) of all files of the store; of pictures and findings no row knows the SHA-256."""
     for uid in whole.study_uids(session):
-        yield from ((one.path, one.sha256) for one in whole.instances_named(session, uid))
+        yield from ((one.path, one.sha256) for one in whole.instances_named(session, [uid])[uid])
     yield from ((one.path, one.sha256) for one in whole.results_named(session))
     for job_id in copies.job_ids_with_results(session):
         for folder in (store.pictures(job_id), store.findings(job_id)):

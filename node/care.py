@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +17,8 @@ from node.intake import Intake
 from node.store import RESULTS_OF, Lying, Store, sha256_hex
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE = 500  # studies that are compared over one look at the table
 
 
 @dataclass(kw_only=True, slots=True)
@@ -52,8 +54,8 @@ class Care:
             uids = whole.study_uids(session)
             held = whole.attempts_held(session)
         found.removed += self._store.remove_stale_scratch(held)
-        for uid in uids:
-            self._study(uid, found)
+        for start in range(0, len(uids), _AT_ONCE):
+            self._studies(uids[start : start + _AT_ONCE], found)
         for lying in self._store.folders_besides(uids):
             self._file(lying, "", found)
         self._results(found)
@@ -81,7 +83,7 @@ class Care:
         """Yield the files that rows name, study by study, then those of all results."""
         for uid in uids:
             with self._database.reading() as session:
-                named = whole.instances_named(session, uid)
+                named = whole.instances_named(session, [uid])[uid]
             yield named
         with self._database.reading() as session:
             named = list(whole.results_named(session))
@@ -90,11 +92,19 @@ class Care:
     def _is_as_kept(self, one: Named) -> bool:
         return self._store.verify(one.path, one.sha256)
 
-    def _study(self, uid: str, found: Found) -> None:
-        lying = self._store.lying_of(uid)
+    def _studies(self, uids: Sequence[str], found: Found) -> None:
+        """Compare some studies: folders first, then rows, so that what is received meanwhile is no stray file."""
+        lying = {uid: self._store.lying_of(uid) for uid in uids}
         with self._database.reading() as session:
-            named = whole.instances_named(session, uid)
-            garbage = whole.garbage_of(session, uid)
+            named = whole.instances_named(session, uids)
+            garbage = whole.garbage_of(session, uids)
+        for uid in uids:
+            if lying[uid] or named[uid]:
+                self._study(uid, lying[uid], named[uid], garbage, found)
+
+    def _study(
+        self, uid: str, lying: dict[str, Lying], named: Sequence[Named], garbage: frozenset[str], found: Found
+    ) -> None:
         lost = [one.id for one in named if not one.lost and not self._is_whole(one, lying)]
         back = [one.id for one in named if one.lost and self._is_whole(one, lying)]
         for ids, gone in ((lost, True), (back, False)):

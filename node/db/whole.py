@@ -33,13 +33,16 @@ def study_uids(session: Session) -> list[str]:
     return list(session.scalars(select(StudyRow.uid).order_by(StudyRow.uid)))
 
 
-def instances_named(session: Session, uid: str) -> list[Named]:
-    """Return the files of a study, those set aside and older versions too."""
-    rows = session.scalars(select(InstanceRow).where(InstanceRow.study_uid == uid).order_by(InstanceRow.id))
-    return [
-        Named(id=r.id, path=r.path, sha256=r.content_sha, size=r.size, lost=r.lost_at is not None, owner=uid)
-        for r in rows
-    ]  # fmt: skip
+def instances_named(session: Session, uids: Collection[str]) -> dict[str, list[Named]]:
+    """Return the files of these studies by study, those set aside and older versions too."""
+    found: dict[str, list[Named]] = {uid: [] for uid in uids}
+    rows = session.scalars(select(InstanceRow).where(InstanceRow.study_uid.in_(list(uids))).order_by(InstanceRow.id))
+    for r in rows:
+        one = Named(
+            id=r.id, path=r.path, sha256=r.content_sha, size=r.size, lost=r.lost_at is not None, owner=r.study_uid
+        )
+        found[r.study_uid].append(one)
+    return found
 
 
 def results_named(session: Session) -> Iterator[Named]:
@@ -49,9 +52,9 @@ def results_named(session: Session) -> Iterator[Named]:
         yield Named(id=r.id, path=r.path, sha256=r.sha256, size=r.size, lost=r.lost_at is not None, owner=r.job_id)
 
 
-def garbage_of(session: Session, uid: str) -> frozenset[str]:
-    """Return the files of a study that are about to be deleted."""
-    return frozenset(session.scalars(select(GarbageRow.path).where(GarbageRow.study_uid == uid)))
+def garbage_of(session: Session, uids: Collection[str]) -> frozenset[str]:
+    """Return the files of these studies that are about to be deleted."""
+    return frozenset(session.scalars(select(GarbageRow.path).where(GarbageRow.study_uid.in_(list(uids)))))
 
 
 def sender_of(session: Session, uid: str) -> str:
