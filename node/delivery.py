@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import random
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy.orm import Session
+from sqlalchemy.exc import SQLAlchemyError
 
-from models import catalogue
-from node.db import breakers, commitments, jobs, results, retention, studies
+from node.db import breakers, commitments, jobs, results
 from node.db.results import Outcome
 from node.db.session import Database
 from node.domain.job import Job, JobState
@@ -21,7 +20,8 @@ from node.domain.peer import SENDER, Answer, AnswerKind, CommitReport, OutgoingF
 from node.domain.profile import DEFAULT
 from node.domain.result import Delivery, DeliveryState, Result
 from node.domain.uid import UUID_ROOT
-from node.errors import IllegalMove, NotFound, PeerAway, PeerBusy, PeerRefused
+from node.domain.waits import back_off, full_jitter
+from node.errors import NotFound, PeerAway, PeerBusy, PeerRefused
 from node.failpoints import reach
 from node.logs import failure
 from node.settings import Settings
@@ -31,6 +31,7 @@ from node.transport import Transport
 log = logging.getLogger(__name__)
 
 EXPLICIT_VR_LE = "1.2.840.10008.1.2.1"  # what every result is written in
+_AGAIN = 1.0  # seconds between two tries to reach the database
 _LEASE = timedelta(minutes=10)  # a peer that needs longer for one set is asked again
 _PROBE_MARGIN = timedelta(seconds=30)  # beyond the peer's own times, before another worker may look for it
 _LOOKS = 5  # a peer that took an instance and still does not show it is sent it again
@@ -77,12 +78,24 @@ class Deliverer:
         try:
             yield
         except Exception:
-            with self.database.transaction() as session:
-                for delivery, _ in batch:
-                    results.give_up_sending(
-                        session, delivery.id, owner=self.worker, at=self.now(), reason="sending failed"
-                    )
+            self._let_go(batch)
             raise
+
+    def _let_go(self, batch: Sequence[tuple[Delivery, Result]]) -> None:
+        """Say that the sending failed; where it is the database that is away, once that is back."""
+        deadline = time.monotonic() + _LEASE.total_seconds()  # then the sweep does it
+        while time.monotonic() < deadline:
+            try:
+                with self.database.transaction() as session:
+                    for delivery, _ in batch:
+                        results.give_up_sending(
+                            session, delivery.id, owner=self.worker, at=self.now(), reason="sending failed"
+                        )
+            except SQLAlchemyError as why:
+                log.warning("the database does not take word of a failed delivery: %s", type(why).__name__)
+                time.sleep(_AGAIN)
+            else:
+                return
 
     def _look_for_peers(self, job_id: str) -> None:
         """Look for the absent peers of a job whose time has come, each by one worker at a time."""
@@ -391,23 +404,6 @@ def take_report(database: Database, settings: Settings, report: CommitReport, *,
         )
 
 
-def full_jitter(tries: int, base: timedelta, cap: timedelta) -> timedelta:
-    """Return a random wait between nothing and base * 2^(tries-1), at most *cap*.
-
-    Many deliveries that failed together, because one peer went away, so come back one by one.
-    """
-    return min(cap, base * (1 << min(max(tries, 1) - 1, 20))) * random.random()  # noqa: S311  # spreads load, hides nothing
-
-
-def back_off(tries: int, base: timedelta, cap: timedelta) -> timedelta:
-    """Return a random wait between half and all of base * 2^(tries-1), at most *cap*: never nothing.
-
-    For what is tried a counted number of times only.
-    """
-    ceiling = min(cap, base * (1 << min(tries - 1, 20)))
-    return ceiling * random.uniform(0.5, 1.0)  # noqa: S311  # spreads load, hides nothing
-
-
 def addresses(job: Job, peers: Sequence[Peer]) -> list[jobs.Address]:
     """Return where a job's results go; a destination that nobody can reach waits for a person, with the reason."""
     found: dict[str, jobs.Address] = {}
@@ -425,34 +421,3 @@ def _address(destination: str, calling_ae: str, peers: Sequence[Peer]) -> jobs.A
         if peer.ae_title and peer.ae_title == calling_ae:
             return jobs.Address(peer=peer.name, profile=peer.profile)
     return jobs.Address(peer=SENDER, reason=_UNKNOWN_SENDER.format(calling_ae))
-
-
-def retry_job(database: Database, job_id: str, *, who: str, at: datetime) -> str:
-    """Do what a person means by retrying a job: run it again, or only send its results again."""
-    with database.transaction() as session:  # of its own: breakers are locked before jobs
-        breakers.look_soon(session, jobs.get(session, job_id).id, at=at)
-    with database.transaction() as session:
-        job = jobs.get(session, job_id, lock=True)
-        if job.state in (JobState.RESULT_READY, JobState.DELIVERING):
-            return _resend(session, job, who=who, at=at)
-        if studies.is_in_conflict(session, job.study_uid):
-            raise IllegalMove("the study's instances name different patients: nothing of it is run or sent")
-        if job.state is JobState.CANCELLED and retention.has_results(session, job.id):
-            jobs.advance(session, job, JobState.RESULT_READY, at=at)
-            return _resend(session, job, who=who, at=at)
-        jobs.retry(session, job.id, model_digest=catalogue.digest(job.model), who=who, at=at)
-        return "the model runs again"
-
-
-def _resend(session: Session, job: Job, *, who: str, at: datetime) -> str:
-    count = results.requeue_parked(session, job.id, at=at)
-    jobs.note_retry(session, job, who=who, at=at)
-    return f"{count} deliver{'y is' if count == 1 else 'ies are'} tried again"
-
-
-def cancel_job(database: Database, job_id: str, *, who: str, at: datetime) -> None:
-    """End a job on a person's word; what a peer has received stays there."""
-    with database.transaction() as session:
-        job = jobs.cancel(session, job_id, who=who, at=at)
-        results.cancel_open(session, job.id, at=at)
-

@@ -12,8 +12,8 @@ from celery.signals import worker_shutting_down
 from node.bootstrap import Services
 from node.broker import TASKS, make_app
 from node.db import jobs
-from node.delivery import back_off
 from node.domain.job import Job, JobState
+from node.domain.waits import back_off
 from node.errors import InputInvalid, LeaseLost, Leaving, ModelNotApplicable, NodeError, Permanent
 from node.failpoints import reach
 from node.logs import failure

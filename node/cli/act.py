@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import Progress
 
-from node import delivery, demo
+from node import demo, steering
 from node.cli.common import AsJson, Home, app, open_node, out, print_json, who
 from node.db import jobs
 from node.dicom.header import read_facts
@@ -20,14 +20,14 @@ from node.errors import NotFound, PeerRefused, UnreadableInstance
 def retry(job_id: str, home: Home = None) -> None:
     """Run an ended job again, or send its parked results again."""
     services = open_node(home)
-    out.print(delivery.retry_job(services.database, job_id, who=who(), at=services.now()))
+    out.print(steering.retry_job(services.database, job_id, who=who(), at=services.now()))
 
 
 @app.command()
 def cancel(job_id: str, home: Home = None) -> None:
     """End a job; what a peer has received stays there."""
     services = open_node(home)
-    delivery.cancel_job(services.database, job_id, who=who(), at=services.now())
+    steering.cancel_job(services.database, job_id, who=who(), at=services.now())
     with services.database.reading() as session:
         job = jobs.get(session, job_id)
     out.print(f"job {job.id} is {job.state}")

@@ -29,23 +29,13 @@ def encode_pm(findings: Findings, context: ResultContext) -> tuple[Dataset, ...]
 
 
 def _encode(one: ValueMap, kind: MapKind, place: int, context: ResultContext) -> Dataset:
-    values = one.values
-    low, high = float(min(values.min(), 0.0)), float(values.max())
-    mapping = hd.pm.RealWorldValueMapping(
-        lut_label=codes.plain(kind.label.upper(), 16),
-        lut_explanation=codes.plain(kind.label, 64),
-        unit=codes.concept(kind.unit),
-        value_range=(low, high),
-        slope=1.0,
-        intercept=0.0,
-        quantity_definition=codes.concept(kind.quantity),
-    )
+    low, high = float(min(one.values.min(), 0.0)), float(one.values.max())
     window = hd.VOILUTTransformation(  # the usual function allows no width below 1
         window_center=(low + high) / 2, window_width=max(high - low, 1e-6), voi_lut_function="LINEAR_EXACT"
     )
     made: Dataset = hd.pm.ParametricMap(
         source_images=[_alone(number, context) for number in range(len(context.sources))],
-        pixel_array=values.astype(np.float32),
+        pixel_array=one.values.astype(np.float32),
         series_instance_uid=context.uid(ResultRole.PM, "series"),
         series_number=context.series_number(ResultRole.PM),
         sop_instance_uid=context.uid(ResultRole.PM, "instance", place),
@@ -55,7 +45,7 @@ def _encode(one: ValueMap, kind: MapKind, place: int, context: ResultContext) ->
         software_versions=codes.plain(context.node.software_version, 64),
         device_serial_number=codes.plain(context.node.serial, 64),
         contains_recognizable_visual_features=False,
-        real_world_value_mappings=[mapping],
+        real_world_value_mappings=[_mapping(kind, low, high)],
         voi_lut_transformations=[window],
         content_label="AI_RESULT",
         content_description=DISCLAIMER,
@@ -71,6 +61,18 @@ def _encode(one: ValueMap, kind: MapKind, place: int, context: ResultContext) ->
     stamp(made, context, library=True)
     say_side(made)
     return made
+
+
+def _mapping(kind: MapKind, low: float, high: float) -> hd.pm.RealWorldValueMapping:
+    return hd.pm.RealWorldValueMapping(
+        lut_label=codes.plain(kind.label.upper(), 16),
+        lut_explanation=codes.plain(kind.label, 64),
+        unit=codes.concept(kind.unit),
+        value_range=(low, high),
+        slope=1.0,
+        intercept=0.0,
+        quantity_definition=codes.concept(kind.quantity),
+    )
 
 
 def _alone(place: int, context: ResultContext) -> Dataset:

@@ -16,8 +16,8 @@ from starlette.templating import Jinja2Templates
 
 from node.db import jobs
 from node.db.session import Database
-from node.delivery import cancel_job, retry_job
 from node.errors import IllegalMove, LeaseLost, NotFound
+from node.steering import cancel_job, retry_job
 from node.web import words
 from node.web.guard import HEADERS, Tokens
 

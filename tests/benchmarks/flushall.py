@@ -16,19 +16,16 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
 from pathlib import Path
 
 import redis
 
 from node.db import jobs
 from node.domain.job import JobState
-from tests.chaos.__main__ import RULES, again, wait_for_rest
+from tests.chaos.__main__ import wait_for_rest
 from tests.chaos.oracle import judge
-from tests.chaos.proxy import Proxy
 from tests.chaos.senders import Ledger, Modality
-from tests.chaos.stand import Stand
-from tests.rig import running_orthanc
+from tests.chaos.stand import Stand, running_stand
 
 AHEAD = 6  # studies sent and not done: the worker is never without work
 
@@ -66,17 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.flushall")
     parser.add_argument("--minutes", type=float, default=10.0)
     minutes = parser.parse_args().minutes
-    with tempfile.TemporaryDirectory(prefix="flushall-") as name, ExitStack() as stack:
-        folder = Path(name)
-        orthanc = stack.enter_context(running_orthanc(folder))
-        proxy = Proxy(orthanc.dicom, 1)
-        proxy.bad = False
-        stand = Stand(folder, orthanc, lambda: again(orthanc, folder), proxy, None, RULES)
-        stand.write_settings()
-        stack.callback(stand.down)
-        stand.up()
+    with tempfile.TemporaryDirectory(prefix="flushall-") as name, running_stand(Path(name)) as stand:
         ledger = Ledger()
-        modality = Modality(folder / "modality", 1, ledger)
+        modality = Modality(stand.folder / "modality", 1, ledger)
         busy(stand, modality, ledger, 0.5, 0)  # until all processes are warm
         peace = busy(stand, modality, ledger, minutes, 0)
         sys.stderr.write(f"in peace: {peace} jobs\n")

@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -26,12 +25,10 @@ from pynetdicom import AE
 from node.db.tables import JobRow, StudyRow
 from node.domain.job import JobState
 from node.supervisor import running_roles
-from tests.chaos.__main__ import RULES, again
 from tests.chaos.oracle import at_rest, judge
-from tests.chaos.proxy import Proxy
 from tests.chaos.senders import Ledger, Modality
-from tests.chaos.stand import Stand
-from tests.rig import running_orthanc, wait_for
+from tests.chaos.stand import Stand, running_stand
+from tests.rig import wait_for
 
 ROLES = ("scp", "web", "sweep", "redis", "worker-gpu-1", "worker-io-1")
 ROUNDS = 3
@@ -109,17 +106,9 @@ def fill(stand: Stand) -> None:
 def main() -> None:
     """Run everything and end with one line of JSON."""
     figures: dict[str, object] = {"machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores"}
-    with tempfile.TemporaryDirectory(prefix="recover-") as name, ExitStack() as stack:
-        folder = Path(name)
-        orthanc = stack.enter_context(running_orthanc(folder))
-        proxy = Proxy(orthanc.dicom, 1)
-        proxy.bad = False
-        stand = Stand(folder, orthanc, lambda: again(orthanc, folder), proxy, None, RULES)
-        stand.write_settings()
-        stack.callback(stand.down)
-        stand.up()
+    with tempfile.TemporaryDirectory(prefix="recover-") as name, running_stand(Path(name)) as stand:
         ledger = Ledger()
-        modality = Modality(folder / "modality", 1, ledger)
+        modality = Modality(stand.folder / "modality", 1, ledger)
         for role in ROLES:
             times = []
             for _ in range(ROUNDS):

@@ -16,25 +16,20 @@ import json
 import os
 import platform
 import random
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.chaos.oracle import Verdict, at_rest, judge
-from tests.chaos.proxy import Proxy
 from tests.chaos.senders import Ledger, Modality
-from tests.chaos.stand import VICTIMS, Stand
-from tests.rig import Orthanc, running_orthanc, running_postgres
+from tests.chaos.stand import VICTIMS, Stand, running_stand
 
-RULES = '[[rule]]\nname = "lungs"\nmodel = "ct-lung"\nmodality = ["CT"]\nmin_slices = 12\ndestinations = ["pacs"]\n'
 KILLS_A_MINUTE = 15.0
 STUDIES_A_MINUTE = 3.2
 PEACE = 420.0  # seconds after the last kill within which all must have ended
@@ -116,15 +111,7 @@ def wait_for_rest(stand: Stand) -> float:
 
 def run(seed: int, minutes: float, db: str, folder: Path) -> tuple[dict[str, object], Verdict, Counter[str]]:
     """Return the figures, what the oracle says, and which parts were killed how often."""
-    with ExitStack() as stack:
-        postgres = stack.enter_context(running_postgres()) if db == "postgres" else None
-        orthanc = stack.enter_context(running_orthanc(folder))
-        proxy = Proxy(orthanc.dicom, seed)
-        stack.callback(proxy.close)
-        stand = Stand(folder, orthanc, lambda: again(orthanc, folder), proxy, postgres, RULES)
-        stand.write_settings()
-        stack.callback(stand.down)
-        stand.up()
+    with running_stand(folder, seed=seed, bad=True, db=db) as stand:
         ledger = Ledger()
         chaos = Run(stand, ledger, Modality(folder / "modality", seed, ledger), minutes)
         chaos(schedule(seed, minutes, db))
@@ -134,18 +121,11 @@ def run(seed: int, minutes: float, db: str, folder: Path) -> tuple[dict[str, obj
         "bench": "chaos", "db": db, "seed": seed, "minutes": minutes, "kills": sum(chaos.killed.values()),
         "studies": len(ledger.sent), "acked_instances": len(ledger.acked), "lost": len(verdict.lost),
         "missing": len(verdict.missing), "doubled": len(verdict.doubled), "wrong_patient": len(verdict.wrong_patient),
-        "unended": len(verdict.unended), "rest_s": round(rest), "line_harms": sum(proxy.done.values()),
+        "unended": len(verdict.unended), "rest_s": round(rest), "line_harms": sum(stand.proxy.done.values()),
         "results_expected": verdict.seen["results expected"], "complete_studies": len(ledger.complete),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores",
     }  # fmt: skip
     return figures, verdict, chaos.killed
-
-
-def again(orthanc: Orthanc, folder: Path) -> None:
-    """Start the killed Orthanc over the same store."""
-    with (folder / "orthanc.log").open("ab") as log:
-        command = ["Orthanc", str(folder / "orthanc.json")]
-        orthanc.process = subprocess.Popen(command, stdout=log, stderr=log)
 
 
 def report(figures: dict[str, object], verdict: Verdict, killed: Counter[str]) -> str:

@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,9 @@ from node.bootstrap import Services, build
 from node.settings import load_settings
 from node.supervisor import running_roles
 from tests.chaos.proxy import Proxy
-from tests.rig import Orthanc, Postgres, free_port, listens, wait_for
+from tests.rig import Orthanc, Postgres, free_port, listens, running_orthanc, running_postgres, wait_for
+
+RULES = '[[rule]]\nname = "lungs"\nmodel = "ct-lung"\nmodality = ["CT"]\nmin_slices = 12\ndestinations = ["pacs"]\n'
 
 #: How often each part is chosen, of their sum.
 VICTIMS = {
@@ -32,11 +34,8 @@ class Stand:
 
     folder: Path
     orthanc: Orthanc
-    orthanc_again: Callable[[], None]
     proxy: Proxy
     postgres: Postgres | None
-    rules: str
-    extra: str = ""
     failpoints: Path | None = None
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
@@ -54,7 +53,7 @@ class Stand:
         lines = [
             'host = "127.0.0.1"', f"port = {self.port}", f"web_port = {self.web_port}", "quiet_period = 4",
             "sweep_interval = 0.5", "min_free_bytes = 0", "retry_base = 1", "retry_cap = 4", "max_attempts = 20",
-            "drain_time = 10", "lease = 20", "heartbeat = 0.5", self.extra,
+            "drain_time = 10", "lease = 20", "heartbeat = 0.5",
         ]  # fmt: skip
         if self.postgres is not None:
             lines.append(f'database_url = "{self.postgres.url("node")}"')
@@ -62,7 +61,7 @@ class Stand:
         lines.append(
             f'[[peer]]\nname = "pacs"\nae_title = "{self.orthanc.ae_title}"\nport = {self.proxy.port}\ntimeout = 5'
         )
-        (self.home / "pacs-node.toml").write_text("\n".join([*lines, self.rules]) + "\n", encoding="utf-8")
+        (self.home / "pacs-node.toml").write_text("\n".join([*lines, RULES]) + "\n", encoding="utf-8")
 
     def up(self) -> None:
         """Start the node and wait until it takes associations."""
@@ -103,7 +102,9 @@ class Stand:
         if victim == "pacs":
             self.orthanc.process.kill()
             self.orthanc.process.wait()
-            self.orthanc_again()
+            with (self.folder / "orthanc.log").open("ab") as log:
+                command = ["Orthanc", str(self.folder / "orthanc.json")]  # over the same store
+                self.orthanc.process = subprocess.Popen(command, stdout=log, stderr=log)
             return True
         try:
             return self._kill_role(victim)
@@ -128,3 +129,21 @@ class Stand:
             return bool(children)
         process.kill()  # what hangs on it ends by itself
         return True
+
+
+@contextmanager
+def running_stand(
+    folder: Path, *, seed: int = 1, bad: bool = False, db: str = "sqlite", failpoints: Path | None = None
+) -> Iterator[Stand]:
+    """Start everything, the line to the PACS *bad* or good, and end it at the end."""
+    with ExitStack() as stack:
+        postgres = stack.enter_context(running_postgres()) if db == "postgres" else None
+        orthanc = stack.enter_context(running_orthanc(folder))
+        proxy = Proxy(orthanc.dicom, seed)
+        proxy.bad = bad
+        stack.callback(proxy.close)
+        stand = Stand(folder, orthanc, proxy, postgres, failpoints=failpoints)
+        stand.write_settings()
+        stack.callback(stand.down)
+        stand.up()
+        yield stand

@@ -10,19 +10,16 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from node.failpoints import POINTS
-from tests.chaos.__main__ import RULES, again
 from tests.chaos.oracle import at_rest, judge
-from tests.chaos.proxy import Proxy
 from tests.chaos.senders import Ledger, Modality
-from tests.chaos.stand import Stand
-from tests.rig import running_orthanc, running_postgres, wait_for
+from tests.chaos.stand import Stand, running_stand
+from tests.rig import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
@@ -48,16 +45,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A node under failpoints, an Orthanc behind a good line."""
     folder = tmp_path_factory.mktemp(f"failpoints-{request.param}")
     points = folder / "failpoints"
-    with ExitStack() as stack:
-        postgres = stack.enter_context(running_postgres()) if request.param == "postgres" else None
-        orthanc = stack.enter_context(running_orthanc(folder))
-        proxy = Proxy(orthanc.dicom, 1)
-        proxy.bad = False
-        stack.callback(proxy.close)
-        stand = Stand(folder, orthanc, lambda: again(orthanc, folder), proxy, postgres, RULES, failpoints=points)
-        stand.write_settings()
-        stack.callback(stand.down)
-        stand.up()
+    with running_stand(folder, db=request.param, failpoints=points) as stand:
         ledger = Ledger()
         yield Scene(stand, ledger, Modality(folder / "modality", 1, ledger), points)
 

@@ -12,13 +12,26 @@ from node.errors import OutputInvalid
 Bits = NDArray[np.bool_]
 
 
-def check_outline(item: Dataset, region: Region, context: ResultContext) -> int:
-    """Return the slice of the sources on which the SCOORD *item* goes round a part of *region* and nothing else.
+Places = dict[tuple[str, int], int]  # SOP Instance UID and frame (0: the whole image) -> slice of the sources
+
+
+def places_of(context: ResultContext) -> Places:
+    """Return which slice each source image, or frame, is."""
+    frames = context.frames or (0,) * len(context.sources)
+    named = zip(context.sources, frames, strict=True)
+    return {(str(source.SOPInstanceUID), frame): place for place, (source, frame) in enumerate(named)}
+
+
+def check_outline(item: Dataset, region: Region, places: Places) -> None:
+    """The SCOORD *item* goes round a part of *region*, and round nothing else, on the image that it names.
 
     Wherever the line runs between two pixels, the one inside belongs to the region and the one outside does not; what
     lies wholly within may be a hole.
     """
-    place = _place(item, context)
+    reference = item.ContentSequence[0].ReferencedSOPSequence[0]
+    named = str(reference.ReferencedSOPInstanceUID), int(reference.get("ReferencedFrameNumber") or 0)
+    if (place := places.get(named)) is None:
+        raise OutputInvalid("sr: an outline on an image that is no source")
     points = np.array(item.GraphicData, dtype=np.float64).reshape(-1, 2)
     if item.GraphicType != "POLYLINE" or len(points) < 4 or (points[0] != points[-1]).any():
         raise OutputInvalid(f"sr: the outline of {region.label} is no closed line")
@@ -26,22 +39,12 @@ def check_outline(item: Dataset, region: Region, context: ResultContext) -> int:
     within = np.pad(_within(points, region.mask[place].shape), 1)
     if not within.any() or not all(_borders(plane, within, step, axis) for step in (1, -1) for axis in (0, 1)):
         raise OutputInvalid(f"sr: an outline does not go round the pixels of {region.label} at slice {place}")
-    return place
 
 
 def _borders(plane: Bits, within: Bits, step: int, axis: int) -> bool:
     """Whether each pixel *within* whose neighbour (*step* along *axis*) is not, is of *plane*, and the other is not."""
     left = within & ~np.roll(within, step, axis)
     return bool(plane[left].all() and not np.roll(plane, step, axis)[left].any())
-
-
-def _place(item: Dataset, context: ResultContext) -> int:
-    reference = item.ContentSequence[0].ReferencedSOPSequence[0]
-    named = str(reference.ReferencedSOPInstanceUID), int(reference.get("ReferencedFrameNumber") or 0)
-    for place, source in enumerate(context.sources):
-        if named == (str(source.SOPInstanceUID), context.frames[place] if context.frames else 0):
-            return place
-    raise OutputInvalid("sr: an outline on an image that is no source")
 
 
 def _within(points: NDArray[np.float64], shape: tuple[int, ...]) -> Bits:

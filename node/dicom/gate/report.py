@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pydicom.dataset import Dataset
 
 from node.dicom.context import Region, ResultContext
-from node.dicom.gate.outlines import check_outline
+from node.dicom.gate.outlines import check_outline, places_of
 from node.errors import OutputInvalid
 
 _TRACKING_ID, _TRACKING_UID, _FINDING, _VOLUME = "112039", "112040", "121071", "118565006"
@@ -20,7 +20,7 @@ _TITLE = "126000"  # Imaging Measurement Report
 def check_report(report: Dataset, segs: Sequence[Dataset], drawn: Sequence[Region], context: ResultContext) -> None:
     """The report is a TID 1500 whose groups are the regions *drawn*, each with its outline and its segment."""
     _check_template(report)
-    regions = {region.tracking_uid: region for region in drawn}
+    regions, places = {region.tracking_uid: region for region in drawn}, places_of(context)
     segments = {
         (str(seg.SOPInstanceUID), int(one.SegmentNumber)): str(one.get("TrackingUID") or "")
         for seg in segs
@@ -33,7 +33,7 @@ def check_report(report: Dataset, segs: Sequence[Dataset], drawn: Sequence[Regio
         for item in (item for item in _items(group) if item.ValueType == "SCOORD"):
             if uid not in regions:
                 raise OutputInvalid("sr: an outline of what is no region")
-            check_outline(item, regions[uid], context)
+            check_outline(item, regions[uid], places)
             outlined.append(uid)
         for item in (item for item in _items(group) if item.ValueType == "IMAGE"):
             reference = item.ReferencedSOPSequence[0]

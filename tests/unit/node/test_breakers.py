@@ -15,10 +15,10 @@ import pytest
 from starlette.requests import Request
 
 from node.db import breakers, results
-from node.delivery import retry_job
 from node.domain.job import JobState
 from node.domain.peer import Breaker, BreakerState, Peer
 from node.domain.result import DeliveryState
+from node.steering import retry_job
 from node.testing import ScriptedPacs, part10, synthetic_ct
 from node.web.metrics import show
 from tests.unit.node.conftest import World

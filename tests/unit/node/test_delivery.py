@@ -7,18 +7,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
 from node.db import jobs, results
 from node.db.results import Outcome
-from node.delivery import addresses, back_off, cancel_job, full_jitter, retry_job
+from node.delivery import addresses
 from node.domain.job import Job, JobState
 from node.domain.peer import Peer
 from node.domain.result import MOVES, Delivery, DeliveryState, check_move
+from node.domain.waits import back_off, full_jitter
 from node.errors import IllegalMove
+from node.steering import cancel_job, retry_job
 from node.testing import ScriptedPacs, part10, synthetic_ct
 from tests.unit.node.conftest import SEG_CLASS, SR_CLASS, World
 
@@ -448,3 +452,25 @@ def test_an_unforeseen_failure_lets_go_of_what_was_taken(world: World, monkeypat
         deliverer.deliver(job.id)
     assert {one.state for one in world.deliveries(job.id)} == {DeliveryState.UNKNOWN}
     assert "delivery unknown" in [one.what for one in world.story(job_id=job.id)]
+
+
+def test_a_failure_is_told_once_the_database_is_back(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was the database that failed: what was taken is let go at its return, not at the end of a lease."""
+    job = ready(world)
+    deliverer, waits, real = world.deliverer(), list[float](), results.give_up_sending
+
+    def fail(*_: object) -> bool:
+        raise ZeroDivisionError
+
+    def away_twice(*words: Any, **told: Any) -> None:
+        if len(waits) < 2:
+            raise OperationalError("", {}, Exception("away"))
+        real(*words, **told)
+
+    monkeypatch.setattr(type(deliverer), "_send", fail)
+    monkeypatch.setattr(results, "give_up_sending", away_twice)
+    monkeypatch.setattr("node.delivery.time.sleep", waits.append)
+    with pytest.raises(ZeroDivisionError):
+        deliverer.deliver(job.id)
+    assert len(waits) == 2
+    assert {one.state for one in world.deliveries(job.id)} == {DeliveryState.UNKNOWN}

@@ -24,13 +24,13 @@ from sqlalchemy import event, text
 from node.db import jobs, studies
 from node.db.session import Database, open_engine
 from node.db.tables import Base
-from node.delivery import cancel_job, retry_job
 from node.domain.job import ENDED, HELD, Job, JobState
 from node.domain.peer import Answer, AnswerKind, OutgoingFile, Peer
 from node.domain.result import DeliveryState
 from node.domain.uid import UUID_ROOT, derive_uid
 from node.errors import IllegalMove, LeaseLost, PeerAway
 from node.intake import Intake
+from node.steering import cancel_job, retry_job
 from node.store import sha256_hex
 from node.testing import part10, synthetic_ct
 from tests.rig import Postgres

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from node.db import jobs, results, studies
 from node.db.results import Outcome
-from node.delivery import retry_job
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
 from node.domain.rule import LateImages
 from node.domain.study import StudyState
 from node.errors import IllegalMove
 from node.planning import digest_of
+from node.steering import retry_job
 from node.testing import synthetic_ct
 from tests.unit.node.conftest import RULE, SEG_CLASS, World
 

@@ -18,13 +18,14 @@ from sqlalchemy import select, text
 from node.db import commitments, results
 from node.db.session import _alembic, migrate, open_engine
 from node.db.tables import CommitmentRow
-from node.delivery import cancel_job, take_report
+from node.delivery import take_report
 from node.dicom.commitment import read_report
 from node.domain.job import JobState
 from node.domain.peer import CommitReport, Peer, Verify
 from node.domain.result import DeliveryState
 from node.intake import Intake
 from node.scp.server import start_scp
+from node.steering import cancel_job
 from node.testing import ScriptedPacs, synthetic_ct
 from tests.rig import free_port, wait_for
 from tests.unit.node.conftest import World
