@@ -19,7 +19,7 @@ _FILE = os.environ.get("PACS_NODE_FAILPOINTS", "")
 #: Every place that has a name, and when it is reached.
 POINTS: dict[str, str] = {
     "intake.opened": "the part file of an instance exists, empty",
-    "intake.mid": "half of an instance is written",
+    "intake.mid": "a piece of an instance is written",
     "intake.last_byte": "all of it is written, nothing synced",
     "intake.fsynced": "the data is synced, the file still has its temporary name",
     "intake.renamed": "it has its name, the folder is not synced",

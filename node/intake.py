@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from types import TracebackType
+from typing import Self
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from node.db import jobs, results, studies, verdicts
 from node.db.session import Database
@@ -16,7 +20,7 @@ from node.domain.study import InstanceFacts
 from node.domain.verdict import BEARERS
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
-from node.store import Store, sha256_hex
+from node.store import Part, Store
 
 log = logging.getLogger(__name__)
 
@@ -25,50 +29,162 @@ class Mismatch(UnreadableInstance):
     """The data set is another instance than the one that the peer announced."""
 
 
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Arrival:
+    """An instance whose data is synced and that waits for its name and its row."""
+
+    part: Part
+    kept: studies.Kept
+    wakes: bool = False
+    done: bool = False
+    why: Exception | None = None  # it was not kept
+
+
+class Incoming:
+    """One instance on its way in, written piece by piece; what is not kept by the end of the block is dropped."""
+
+    def __init__(self, intake: Intake, part: Part, *, calling_ae: str, sop_class: str, sop_uid: str) -> None:
+        self._intake, self._part = intake, part
+        self._calling_ae, self._sop_class, self._sop_uid = calling_ae, sop_class, sop_uid
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.drop()
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes were written."""
+        return self._part.size
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append to the instance's file (PS3.10 section 7.1); StoreFull where the disk takes no more."""
+        self._part.write(data)
+
+    def drop(self) -> None:
+        """Forget the instance; one that was kept stays."""
+        self._part.drop()
+
+    def keep(self) -> InstanceFacts:
+        """Keep what was written durably and return its facts.
+
+        Raises UnreadableInstance where it cannot be filed, Mismatch where it is not the announced one, StoreFull where
+        it could not be made durable. Keeping the same bytes again changes nothing.
+        """
+        facts = read_facts(self._part.path)
+        _compare(facts, self._sop_class, self._sop_uid)
+        self._part.sync()
+        sha = self._part.sha256
+        path = self._intake.store.instance_name(sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
+        kept = studies.Kept(
+            facts=facts, orientation=orientation_name(facts.orientation), content_sha=sha, path=path,
+            size=self._part.size, calling_ae=self._calling_ae, at=self._intake.now(),
+        )  # fmt: skip
+        self._intake.commit(_Arrival(part=self._part, kept=kept))
+        return facts
+
+
 class Intake:
-    """Keeps instances."""
+    """Keeps instances. Those that come at the same time share one sync of each folder and one transaction."""
 
     def __init__(self, database: Database, store: Store, now: Callable[[], datetime], *, manufacturer: str) -> None:
         self.database, self.store, self.now = database, store, now
         self._manufacturer = manufacturer
+        self._waiting: list[_Arrival] = []
+        self._door = threading.Lock()  # of the list
+        self._leading = threading.Lock()  # held by the one that commits for all
 
     def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
-        """Keep one Part-10 encoded instance durably and return its facts.
+        """Keep one whole Part-10 encoded instance, as `Incoming.keep` does."""
+        with self.receive(calling_ae=calling_ae, sop_class=sop_class, sop_uid=sop_uid) as incoming:
+            incoming.write(data)
+            return incoming.keep()
 
-        Raises UnreadableInstance where it cannot be filed, Mismatch where it is not the announced *sop_class* and
-        *sop_uid*, StoreFull where it could not be made durable. Keeping the same bytes again changes nothing.
+    def receive(self, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> Incoming:
+        """Begin to take in an instance announced as *sop_class* and *sop_uid*; StoreFull where there is no room."""
+        return Incoming(self, self.store.open_part(), calling_ae=calling_ae, sop_class=sop_class, sop_uid=sop_uid)
+
+    def commit(self, arrival: _Arrival) -> None:
+        """Return when *arrival* has its name and its row; raise what kept it from that.
+
+        Whoever comes while another one commits waits, and is then kept together with all who waited: the first of them
+        leads. Alone, nobody waits for anybody, and no other thread is asked.
         """
-        facts = read_facts(data)
-        _compare(facts, sop_class, sop_uid)
-        content_sha = sha256_hex(data)
-        path = self.store.put_instance(data, content_sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
-        kept = studies.Kept(
-            facts=facts, orientation=orientation_name(facts.orientation), content_sha=content_sha, path=path,
-            size=len(data), calling_ae=calling_ae, at=self.now(),
-        )  # fmt: skip
-        try:
-            self._record(kept)
-        except SQLAlchemyError as why:
-            raise StoreFull(f"the database did not take the record of an instance: {type(why).__name__}") from why
-        reach("intake.committed")
-        return facts
+        with self._door:
+            self._waiting.append(arrival)
+        with self._leading:
+            if not arrival.done:
+                with self._door:
+                    together, self._waiting = self._waiting, []
+                self._keep_together(together)
+        if arrival.why is not None:
+            raise arrival.why
 
-    def _record(self, kept: studies.Kept) -> None:
+    def _keep_together(self, arrivals: list[_Arrival]) -> None:
+        try:
+            filed = self.store.file([(one.part, one.kept.path) for one in arrivals])
+            for one, why in zip(arrivals, filed, strict=True):
+                one.why = why
+            self._record([one for one in arrivals if one.why is None])
+        except Exception as why:  # noqa: BLE001 - each of those who wait raises it in its own thread
+            for one in arrivals:
+                one.why = one.why or why
+        finally:
+            for one in arrivals:
+                one.done = True
+
+    def _record(self, arrivals: Sequence[_Arrival]) -> None:
+        """Record all in one transaction; where that fails for one's own sake, each in its own."""
+        if not arrivals:
+            return
+        try:
+            self._transact(arrivals)
+        except (SQLAlchemyError, StoreFull) as why:
+            if len(arrivals) > 1 and not isinstance(why, OperationalError):  # that one is the database's own trouble
+                for one in arrivals:
+                    self._record([one])
+                return
+            for one in arrivals:
+                one.why = why if isinstance(why, StoreFull) else _not_recorded(why)
+            return
+        for _ in arrivals:
+            reach("intake.committed")
+
+    def _transact(self, arrivals: Sequence[_Arrival]) -> None:
         with self.database.transaction() as session:
-            ours = studies.is_own_result(session, kept.facts.sop_uid)
-            bearer = kept.facts.sop_class in BEARERS  # what may bear a verdict: no model reads it, so it wakes nobody
-            wakes = not (ours or bearer or kept.facts.manufacturer == self._manufacturer)
-            new = studies.keep_instance(session, kept, wakes=wakes)
-            if new and bearer and not ours:  # an edited result may keep our Manufacturer: only its UID decides
-                verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
-            if new and self.store.size_of(kept.path) < 0:
-                # The same instance was just deleted because its time was over: without its file it is not kept.
-                raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
-            if new and studies.is_in_conflict(session, kept.facts.study_uid):
-                for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
-                    results.cancel_open(session, job_id, at=kept.at)
-        if not new:
-            log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
+            ours = studies.own_results(session, [one.kept.facts.sop_uid for one in arrivals])
+            for one in arrivals:
+                one.wakes = not (one.kept.facts.sop_uid in ours or self._is_ours_or_verdict(one.kept.facts))
+            outcomes = studies.keep_instances(session, [(one.kept, one.wakes) for one in arrivals])
+            stopped: set[str] = set()
+            for one, outcome in zip(arrivals, outcomes, strict=True):
+                kept = one.kept
+                if not outcome.is_new:
+                    log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
+                    continue
+                # An edited result may keep our Manufacturer: only its UID decides.
+                if kept.facts.sop_class in BEARERS and kept.facts.sop_uid not in ours:
+                    verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
+                if self.store.size_of(kept.path) < 0:
+                    # The same instance was just deleted because its time was over: without its file it is not kept.
+                    raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
+                if outcome.in_conflict and kept.facts.study_uid not in stopped:
+                    stopped.add(kept.facts.study_uid)
+                    for job_id in jobs.stop_for_conflict(
+                        session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at
+                    ):
+                        results.cancel_open(session, job_id, at=kept.at)
+
+    def _is_ours_or_verdict(self, facts: InstanceFacts) -> bool:
+        """Whether no model reads it, so that it wakes nobody: what may bear a verdict, and what names us its maker."""
+        return facts.sop_class in BEARERS or facts.manufacturer == self._manufacturer
+
+
+def _not_recorded(why: SQLAlchemyError) -> StoreFull:
+    full = StoreFull(f"the database did not take the record of an instance: {type(why).__name__}")
+    full.__cause__ = why
+    return full
 
 
 def _compare(facts: InstanceFacts, sop_class: str, sop_uid: str) -> None:

@@ -116,6 +116,7 @@ class PeerSettings(BaseModel):
     user: str = ""  # of basic authentication at url
     password: SecretStr = SecretStr("")
     may_send: bool = True  # it may store studies on the node
+    urgent: bool = False  # some associations are kept for peers like it
     timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
     profile: Name = DEFAULT  # in which objects it is told what was found
     verify: Verify = Verify.QUERY  # how the node makes sure that it has what it took
@@ -138,7 +139,7 @@ class PeerSettings(BaseModel):
     def to_domain(self) -> Peer:
         """Return the peer as the rest of the node knows it."""
         plain = {"ae_title": self.ae_title or "", "token": self.token.get_secret_value()}
-        return Peer(**{**self.model_dump(), **plain, "password": self.password.get_secret_value()})
+        return Peer(**{**self.model_dump(exclude={"urgent"}), **plain, "password": self.password.get_secret_value()})
 
 
 class ProfileSettings(BaseModel):
@@ -242,6 +243,13 @@ class Settings(BaseSettings):
     web_port: int = Field(default=8080, ge=1, le=65535)
     accept_unknown_senders: bool = False  # store for any calling AE title, not only for peers
     max_associations: int = Field(default=32, ge=1, le=500)
+    max_associations_per_peer: int = Field(default=24, ge=1, le=500)  # for one calling AE title
+    urgent_associations: int = Field(default=4, ge=0, le=100)  # of max_associations, kept for peers marked urgent
+    association_timeout: float = Field(default=10.0, gt=0)  # seconds from a connection to its whole A-ASSOCIATE-RQ
+    pdu_timeout: float = Field(default=30.0, gt=0)  # seconds from a PDU's first byte to its last
+    max_pdu_bytes: int = Field(default=1 << 18, ge=1 << 14, le=1 << 20)  # what peers are told; more is an abort
+    max_waiting: int = Field(default=512, ge=8, le=100_000)  # connections without an association
+    max_waiting_per_address: int = Field(default=128, ge=1, le=100_000)
     network_timeout: float = Field(default=60.0, gt=0)  # seconds of silence after which an association is aborted
     max_instance_bytes: int = Field(default=2 << 30, ge=1 << 20)  # larger instances are refused with 0xA700
     min_free_bytes: int = Field(default=1 << 30, ge=0)  # below this the node refuses instances with 0xA700
@@ -301,6 +309,8 @@ class Settings(BaseSettings):
             for destination in rule.destinations:
                 if destination != SENDER and destination not in names:
                     raise ValueError(f"rule {rule.name!r}: there is no peer {destination!r} (nor is it 'sender')")
+        if self.urgent_associations >= self.max_associations:
+            raise ValueError("urgent_associations must be less than max_associations: some must be left for the others")
         if self.heartbeat * 3 > self.lease:
             raise ValueError("lease must be at least three times heartbeat")
         return self

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +22,67 @@ from node.failpoints import reach
 PART = ".part"
 _STALE_PART = 3600.0  # seconds; longer than any instance takes to arrive
 RESULTS_OF = "results/{}"  # the name of all that was kept of a job's results
+_CHECK_EACH = 32 << 20  # bytes of one instance after which the room on the disk is looked at again
 _REMEMBERED = 10_000  # folders; a forgotten one is synced once more
 
 
 def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of *data* as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+class Part:
+    """An instance that is being taken in: its bytes lie in a part file, which nobody takes for an instance.
+
+    However large it becomes, no more of it is held in memory than the caller hands over at once.
+    """
+
+    def __init__(self, path: Path, check_room: Callable[[int], None]) -> None:
+        self.path, self.size = path, 0
+        self._check_room, self._checked = check_room, 0
+        self._sha = hashlib.sha256()
+        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
+        try:
+            reach("intake.opened")
+        except BaseException:
+            self.drop()
+            raise
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of what was written, as hexadecimal digits."""
+        return self._sha.hexdigest()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append *data*; StoreFull where the disk takes no more."""
+        with _told():
+            if self.size - self._checked >= _CHECK_EACH:
+                self._check_room(0)
+                self._checked = self.size
+            self._sha.update(data)
+            self.size += len(data)
+            view = memoryview(data)
+            while view:
+                view = view[os.write(self._file, view) :]
+            reach("intake.mid")
+
+    def sync(self) -> None:
+        """Make what was written survive a power cut, under a name that nobody knows yet."""
+        with _told():
+            reach("intake.last_byte")
+            os.fsync(self._file)
+            reach("intake.fsynced")
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def drop(self) -> None:
+        """Remove the part file. One that got its name meanwhile is no part file any more and stays."""
+        self.close()
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,18 +101,34 @@ class Store:
         self._min_free = min_free
         self._synced: set[Path] = set()  # folders whose entries this process has synced
         _make_synced(root)
-        for room in ("instances", "results", "scratch"):
+        for room in ("instances", "results", "scratch", "incoming"):
             self._room(root / room)
 
-    def put_instance(self, data: bytes, content_sha: str, *, study_uid: str, sop_uid: str) -> str:
-        """Keep *data* so that it survives a power cut; return its name. The same bytes give the same name."""
-        name = self.instance_name(content_sha, study_uid=study_uid, sop_uid=sop_uid)
+    def open_part(self) -> Part:
+        """Begin to take an instance in; StoreFull where there is no room for any."""
+        with _told():
+            self._check_room(0)
+            return Part(self.root / "incoming" / f"{uuid4().hex}{PART}", self._check_room)
+
+    def file(self, parts: Sequence[tuple[Part, str]]) -> list[StoreFull | None]:
+        """Give synced parts their names so that the names survive a power cut; each folder is synced once.
+
+        Returns, in order, why one could not be filed; a neighbour's failure is its own.
+        """
+        whys = [self._rename(part, self.root / name) for part, name in parts]
+        folders = {(self.root / name).parent for (_, name), why in zip(parts, whys, strict=True) if why is None}
+        failed = {folder: why for folder in folders if (why := _sync_told(folder)) is not None}
+        return [why or failed.get((self.root / name).parent) for (_, name), why in zip(parts, whys, strict=True)]
+
+    def _rename(self, part: Part, path: Path) -> StoreFull | None:
         try:
-            self._check_room(len(data))
-            self._put(self.root / name, data, "intake")
-        except OSError as why:
-            raise StoreFull(f"the store could not keep an instance: {why.strerror or why}") from why
-        return name
+            with _told():
+                self._room(path.parent)
+                part.path.replace(path)
+                reach("intake.renamed")
+        except StoreFull as why:
+            return why
+        return None
 
     def instance_name(self, content_sha: str, *, study_uid: str, sop_uid: str) -> str:
         """Return the name under which an instance of these bytes is kept."""
@@ -70,7 +141,7 @@ class Store:
         try:
             self._check_room(sum(len(data) for _, data in files))
             for name, data in files:
-                self._put(self.root / folder / name, data, "result")
+                self._put(self.root / folder / name, data)
         except OSError as why:
             raise StoreFull(f"the store could not freeze a result set: {why.strerror or why}") from why
         return [f"{folder}/{name}" for name, _ in files]
@@ -110,7 +181,8 @@ class Store:
 
     def remove_stale_parts(self) -> int:
         """Remove files that no process can still be writing; return how many. None of them was acknowledged."""
-        parts = [*(self.root / "instances").glob(f"*/*/*{PART}"), *(self.root / "results").rglob(f"*{PART}")]
+        parts = [*(self.root / "incoming").glob(f"*{PART}"), *(self.root / "results").rglob(f"*{PART}")]
+        parts += (self.root / "instances").glob(f"*/*/*{PART}")  # of a release that wrote them there
         removed = 0
         for part in parts:
             if _is_settled(part):
@@ -232,28 +304,28 @@ class Store:
         if self.free_bytes() - wanted < self._min_free:
             raise StoreFull("the disk of the store is nearly full: free some space, or lower min_free_bytes")
 
-    def _put(self, path: Path, data: bytes, point: str) -> None:
+    def _put(self, path: Path, data: bytes) -> None:
         """Write *data* to *path* so that both survive a power cut; a file of that name is replaced whole."""
         self._room(path.parent)
         part = path.with_name(f"{path.name}.{uuid4().hex}{PART}")
         try:
             with part.open("wb") as file:
-                reach(f"{point}.opened")
+                reach("result.opened")
                 half = len(data) // 2
                 file.write(data[:half])
-                reach(f"{point}.mid")
+                reach("result.mid")
                 file.write(data[half:])
                 file.flush()
-                reach(f"{point}.last_byte")
+                reach("result.last_byte")
                 os.fsync(file.fileno())
-                reach(f"{point}.fsynced")
+                reach("result.fsynced")
             part.replace(path)
         except OSError:
             part.unlink(missing_ok=True)
             raise
-        reach(f"{point}.renamed")
+        reach("result.renamed")
         _sync_folder(path.parent)
-        reach(f"{point}.dir_fsynced")
+        reach("result.dir_fsynced")
 
     def _room(self, folder: Path) -> None:
         """Make *folder* below the root. Its entry is synced even where it exists: who made it may not be so far yet."""
@@ -271,6 +343,26 @@ def study_folder(study_uid: str) -> str:
     """Return the name of the folder of a study's instances."""
     study = hashlib.sha256(study_uid.encode()).hexdigest()[:32]
     return f"instances/{study[:2]}/{study}"
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Tell what the system says of a sick or full disk in our words."""
+    try:
+        yield
+    except OSError as why:
+        raise StoreFull(f"the store could not keep an instance: {why.strerror or why}") from why
+
+
+def _sync_told(folder: Path) -> StoreFull | None:
+    """Sync a folder of instances; return why it could not be."""
+    try:
+        with _told():
+            _sync_folder(folder)
+            reach("intake.dir_fsynced")
+    except StoreFull as why:
+        return why
+    return None
 
 
 def _is_settled(path: Path) -> bool:

@@ -27,6 +27,7 @@ from node.bootstrap import Services, build
 from node.db import jobs
 from node.domain.job import ENDED, Job
 from node.settings import load_settings
+from node.store import Store
 from node.supervisor import running_roles
 
 
@@ -45,6 +46,21 @@ def wait_for(what: str, true: Callable[[], Any], *, limit: float = 60.0) -> Any:
             return value
         time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {limit:g} s")
+
+
+def put_instance(store: Store, data: bytes, *, study_uid: str, sop_uid: str) -> str:
+    """Lay an instance into the store as a listener does before its row; return its name."""
+    part = store.open_part()
+    try:
+        part.write(data)
+        part.sync()
+        name = store.instance_name(part.sha256, study_uid=study_uid, sop_uid=sop_uid)
+        (why,) = store.file([(part, name)])
+    finally:
+        part.drop()
+    if why is not None:
+        raise why
+    return name
 
 
 def need(command: str) -> str:

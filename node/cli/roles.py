@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import resource
 import sys
 import threading
-import time
 
 import typer
 
@@ -81,17 +81,17 @@ def scp(home: Home = None, parent: Parent = 0) -> None:
     stopped = _role(parent)
     settings = settings_for(home, "scp")
     services = build(settings, "scp")
-    server = start_scp(settings, services.intake())
+    _raise_descriptors()
+    door = start_scp(settings, services.intake())
     stopped.wait()
-    server.shutdown()
-    _finish_associations(server.ae, limit=settings.drain_time.total_seconds())
+    door.shutdown()
+    door.finish(limit=settings.drain_time.total_seconds())
 
 
-def _finish_associations(ae: object, *, limit: float) -> None:
-    """Let the peers that are sending finish; their next association is refused."""
-    deadline = time.monotonic() + limit
-    while getattr(ae, "active_associations", []) and time.monotonic() < deadline:
-        time.sleep(0.1)
+def _raise_descriptors() -> None:
+    """Take as many descriptors as the system allows: each connection at the door needs one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @app.command()

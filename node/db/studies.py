@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from node.db import events
-from node.db.tables import ChoiceRow, InstanceRow, ResultRow, SeriesRow, StudyRow
+from node.db.tables import Base, ChoiceRow, InstanceRow, ResultRow, SeriesRow, StudyRow
 from node.domain.study import InstanceFacts, Series, Study, StudyState
 from node.errors import IllegalMove, NotFound
 
@@ -51,47 +52,79 @@ class Choice:
     reason: str
 
 
-def _insert_new(session: Session, table: type[Any], values: dict[str, Any]) -> bool:
-    """Insert a row unless its key exists; return whether it is new."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    keys = list(table.__table__.primary_key.columns)
-    statement = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(*keys)
-    return session.execute(statement).first() is not None
-
-
-def is_own_result(session: Session, sop_uid: str) -> bool:
-    """Return whether this instance is one that the node made itself."""
-    return session.scalar(select(ResultRow.id).where(ResultRow.sop_uid == sop_uid)) is not None
+def own_results(session: Session, sop_uids: Sequence[str]) -> frozenset[str]:
+    """Return which of these instances are ones that the node made itself."""
+    return frozenset(session.connection().execute(_OWN, {"sop_uids": sop_uids}).scalars())
 
 
 def keep_instance(session: Session, kept: Kept, *, wakes: bool) -> bool:
-    """Record one instance; return False where the same bytes were recorded before.
+    """Record one instance as `keep_instances` does; return False where the same bytes were recorded before."""
+    return keep_instances(session, [(kept, wakes)])[0].is_new
 
-    *wakes* says whether the instance opens its study again for planning; the node's own results do not.
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What came of recording one instance."""
+
+    is_new: bool  # False: the same bytes were recorded before
+    in_conflict: bool  # the instances of its study name different patients
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A study's row, locked, as instances change it."""
+
+    patient_id: str
+    state: str
+    reason: str
+    last_at: datetime
+    added: int = 0  # instances; the row's epoch counts them
+
+
+def keep_instances(session: Session, arrivals: Sequence[tuple[Kept, bool]]) -> list[Recorded]:
+    """Record instances, in few statements however many they are; return in order what came of each.
+
+    Beside each stands whether it opens its study again for planning; the node's own results do not.
     Another version of the same SOP Instance UID becomes the current one, the older stays.
     """
-    facts = kept.facts
-    _insert_new(session, StudyRow, _study_values(kept))
-    study = session.scalars(select(StudyRow).where(StudyRow.uid == facts.study_uid).with_for_update()).one()
-    _insert_new(session, SeriesRow, _series_values(kept))
-    if not _insert_new(session, InstanceRow, _instance_values(kept)):
-        return False
-    session.execute(
-        update(InstanceRow)
-        .where(
-            InstanceRow.study_uid == facts.study_uid,
-            InstanceRow.sop_uid == facts.sop_uid,
-            InstanceRow.content_sha != kept.content_sha,
-        )
-        .values(current=False)
-    )
-    _touch(session, study, kept, wakes=wakes)
-    return True
+    connection = session.connection()
+    last_first = [kept for kept, _ in reversed(arrivals)]  # of those that bring one study, the first names it
+    study_of = {kept.facts.study_uid: kept for kept in last_first}
+    series_of = {(kept.facts.study_uid, kept.facts.series_uid): kept for kept in last_first}
+    insert = _inserts(connection.dialect.name)
+    connection.execute(insert.study, [_study_values(study_of[uid]) for uid in sorted(study_of)])
+    standings = _lock(connection, list(study_of))
+    connection.execute(insert.series, [_series_values(series_of[key]) for key in sorted(series_of)])
+    made: list[Recorded] = []
+    for kept, wakes in arrivals:
+        is_new = connection.execute(insert.instance, _instance_values(kept)).first() is not None
+        standing = standings[kept.facts.study_uid]
+        if is_new:
+            same = {"study": kept.facts.study_uid, "sop": kept.facts.sop_uid, "sha": kept.content_sha}
+            connection.execute(_OLDER, same)
+            _touch(session, standing, kept, wakes=wakes)
+        made.append(Recorded(is_new, standing.state == StudyState.CONFLICT))
+    changed = [{"key": uid, **_changes(one)} for uid, one in standings.items() if one.added]
+    if changed:
+        connection.execute(_TOUCHED, changed)
+    return made
 
 
-def _touch(session: Session, study: StudyRow, kept: Kept, *, wakes: bool) -> None:
-    """Note on the study's row that an instance came."""
-    at, study_uid = kept.at, study.uid
+def _lock(connection: Connection, uids: list[str]) -> dict[str, _Standing]:
+    rows = connection.execute(_LOCKED, {"uids": uids})
+    return {row.uid: _Standing(row.patient_id, row.state, row.reason, row.last_at) for row in rows}
+
+
+def _changes(standing: _Standing) -> dict[str, Any]:
+    return {
+        "new_state": standing.state, "new_reason": standing.reason, "new_last_at": standing.last_at,
+        "added": standing.added,
+    }  # fmt: skip
+
+
+def _touch(session: Session, study: _Standing, kept: Kept, *, wakes: bool) -> None:
+    """Note on the study that an instance came."""
+    at, study_uid = kept.at, kept.facts.study_uid
     if study.patient_id != kept.facts.patient_id and study.state != StudyState.CONFLICT:
         study.state = StudyState.CONFLICT
         study.reason = "instances of this study name different patients; no model runs until a person decides"
@@ -101,7 +134,53 @@ def _touch(session: Session, study: StudyRow, kept: Kept, *, wakes: bool) -> Non
         if study.state == StudyState.SETTLED:
             study.state, study.reason = StudyState.OPEN, "a late instance came"
             events.record(session, "reopened", who=kept.calling_ae, at=at, study_uid=study_uid)
-    study.epoch += 1
+    study.added += 1
+
+
+_STUDY, _SERIES, _INSTANCE = (Base.metadata.tables[name] for name in ("study", "series", "instance"))
+# Made once: an instance passes through each of them, and to build one takes longer than to run it.
+_OWN = select(ResultRow.sop_uid).where(ResultRow.sop_uid.in_(bindparam("sop_uids", expanding=True)))
+_LOCKED = (
+    select(_STUDY.c.uid, _STUDY.c.patient_id, _STUDY.c.state, _STUDY.c.reason, _STUDY.c.last_at)
+    .where(_STUDY.c.uid.in_(bindparam("uids", expanding=True)))
+    .order_by(_STUDY.c.uid)  # two listeners lock in one order
+    .with_for_update()
+)
+_OLDER = (
+    update(_INSTANCE)
+    .where(
+        _INSTANCE.c.study_uid == bindparam("study"),
+        _INSTANCE.c.sop_uid == bindparam("sop"),
+        _INSTANCE.c.content_sha != bindparam("sha"),
+    )
+    .values(current=False)
+)
+_TOUCHED = (
+    update(_STUDY)
+    .where(_STUDY.c.uid == bindparam("key"))
+    .values(
+        state=bindparam("new_state"), reason=bindparam("new_reason"), last_at=bindparam("new_last_at"),
+        epoch=_STUDY.c.epoch + bindparam("added"),
+    )
+)  # fmt: skip
+
+
+class _Inserts(NamedTuple):
+    """Statements that insert a row unless its key exists."""
+
+    study: Any
+    series: Any
+    instance: Any
+
+
+@cache
+def _inserts(dialect: str) -> _Inserts:
+    insert = (postgresql if dialect == "postgresql" else sqlite).insert
+    return _Inserts(
+        insert(_STUDY).on_conflict_do_nothing(),
+        insert(_SERIES).on_conflict_do_nothing(),
+        insert(_INSTANCE).on_conflict_do_nothing().returning(_INSTANCE.c.id),
+    )
 
 
 def _study_values(kept: Kept) -> dict[str, Any]:

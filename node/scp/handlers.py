@@ -1,4 +1,4 @@
-"""What the node answers to C-STORE, C-ECHO and reports on storage commitment."""
+"""What the node answers to association requests, C-ECHO and reports on storage commitment."""
 
 from __future__ import annotations
 
@@ -7,83 +7,24 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
-from pydicom.dataset import FileMetaDataset
-from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_file_meta_info
-from pydicom.uid import UID
 from pynetdicom.events import Event
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # generated name
 
 from node.db.session import Database
 from node.delivery import take_report
 from node.dicom.commitment import read_report
-from node.errors import StoreFull, UnreadableInstance
-from node.failpoints import reach
-from node.intake import Intake, Mismatch
 from node.settings import Settings
 from node.store import Store
 
 log = logging.getLogger(__name__)
 
-#: Stands in the file meta information of what we receive; it never changes.
-IMPLEMENTATION_UID = UID("2.25.280412371463713229371839263781923700161")
-
-SUCCESS, OUT_OF_RESOURCES, NOT_THE_CLASS, CANNOT_UNDERSTAND = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
-NOT_AUTHORIZED = 0x0124  # PS3.7 C.5
+SUCCESS = 0x0000
 INVALID_ARGUMENT, NO_SUCH_EVENT = 0x0115, 0x0113  # PS3.7 C.4.2
 
 TRANSIENT, CONGESTED = 0x02, (0x03, 0x01)  # PS3.8 Table 9-21
 
 
-def on_c_store(event: Event, intake: Intake, max_bytes: int, no_senders: frozenset[str]) -> int:
-    """Keep one instance. We say SUCCESS only when its bytes and its row are safe on disk.
-
-    What we did not foresee is left to pynetdicom: it logs the traceback and answers 0xC211.
-    """
-    calling_ae = event.assoc.requestor.ae_title.strip()
-    request: Any = event.request
-    if calling_ae in no_senders:
-        return _refuse(NOT_AUTHORIZED, calling_ae, PermissionError("this peer may not store here (may_send)"))
-    try:
-        data = as_file(event)
-        if len(data) > max_bytes:
-            raise StoreFull(f"an instance of {len(data)} bytes is larger than max_instance_bytes")
-        facts = intake.keep(
-            data,
-            calling_ae=calling_ae,
-            sop_class=str(request.AffectedSOPClassUID),
-            sop_uid=str(request.AffectedSOPInstanceUID),
-        )
-    except Mismatch as why:
-        return _refuse(NOT_THE_CLASS, calling_ae, why)
-    except UnreadableInstance as why:
-        return _refuse(CANNOT_UNDERSTAND, calling_ae, why)  # the peer should not send this one again
-    except StoreFull as why:
-        return _refuse(OUT_OF_RESOURCES, calling_ae, why)  # the peer should try again later
-    log.debug("instance kept", extra={"calling_ae": calling_ae, "sop_instance_uid": facts.sop_uid})
-    return SUCCESS
-
-
-def as_file(event: Event) -> bytes:
-    """Return the instance as a DICOM file (PS3.10 section 7.1): the data set byte for byte as it was sent.
-
-    The same data set gives the same bytes whoever sent it and whatever the libraries' versions are: else a repeated
-    study would look like a corrected one, and its models would run again.
-    """
-    request: Any = event.request
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = request.AffectedSOPClassUID
-    meta.MediaStorageSOPInstanceUID = request.AffectedSOPInstanceUID
-    meta.TransferSyntaxUID = UID(event.context.transfer_syntax)
-    meta.ImplementationClassUID = IMPLEMENTATION_UID
-    meta.ImplementationVersionName = "PACS_AI_NODE"
-    head = DicomBytesIO()
-    head.write(b"\x00" * 128 + b"DICM")
-    write_file_meta_info(head, meta)
-    return head.getvalue() + event.encoded_dataset(include_meta=False)
-
-
-def _refuse(status: int, calling_ae: str, why: Exception, what: str = "instance refused") -> int:
+def _refuse(status: int, calling_ae: str, why: Exception, what: str) -> int:
     log.warning(what, extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
     return status
 
@@ -107,13 +48,6 @@ def on_c_echo(event: Event) -> int:
     """Answer a verification."""
     log.debug("echo", extra={"calling_ae": event.assoc.requestor.ae_title.strip()})
     return SUCCESS
-
-
-def on_sent(event: Event) -> None:
-    """Note for tests that an answer has left."""
-    p_data = 0x04  # PS3.8 9.3.5
-    if event.data[0] == p_data:
-        reach("intake.rsp_sent")
 
 
 def on_commitment_report(

@@ -4,22 +4,31 @@ from __future__ import annotations
 
 import logging
 import secrets
-from typing import Any, cast
+import socket
+import threading
+import time
+from contextlib import suppress
+from typing import Any
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
     StorageCommitmentPushModel,
     Verification,
 )
-from pynetdicom.transport import ThreadedAssociationServer
 
 from node.domain.peer import Verify
-from node.failpoints import armed
 from node.intake import Intake
+from node.logs import failure
 from node.scp import handlers
+from node.scp.listener import Listener, WaitingRoom
+from node.scp.places import Places
+from node.scp.receiver import House, Receiver
 from node.settings import Settings
 
 log = logging.getLogger(__name__)
+
+_NEGOTIATING = 32  # threads beside those of associations: for requests that are being answered
+_REJECTION = bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # PS3.8 9.3.4: transient, presentation, local limit exceeded
 
 _config.UNRESTRICTED_STORAGE_SERVICE = True  # private and future storage classes are stored too
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own lines repeat headers
@@ -42,32 +51,80 @@ def make_ae(settings: Settings) -> AE:
             if peer.ae_title and (peer.may_send or peer.verify is Verify.COMMITMENT)
         ]
         ae.require_calling_aet = allowed or [secrets.token_hex(8)]
-    ae.maximum_associations = settings.max_associations
+    ae.maximum_associations = 1_000_000  # we count them ourselves, and before they are negotiated: see places.py
     ae.network_timeout = settings.network_timeout
     ae.dimse_timeout = settings.network_timeout
     ae.acse_timeout = min(30.0, settings.network_timeout)
     return ae
 
 
-def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
-    """Listen for associations until the returned server is shut down."""
+class Door:
+    """The listening node: a listener, and the associations that it let in."""
+
+    def __init__(self, settings: Settings, house: House, places: Places) -> None:
+        self._house, self._places = house, places
+        self._most = settings.max_associations + _NEGOTIATING
+        self._receivers: set[Receiver] = set()
+        self._alone = threading.Lock()
+        room = WaitingRoom(
+            seconds=settings.association_timeout, total=settings.max_waiting, each=settings.max_waiting_per_address,
+            longest=settings.max_pdu_bytes,
+        )  # fmt: skip
+        self._listener = Listener(settings.host, settings.port, room, self._admit)
+        self._listener.start()
+
+    def shutdown(self) -> None:
+        """Take no more associations; those that are open go on."""
+        self._listener.shutdown()
+
+    def finish(self, *, limit: float) -> None:
+        """Let the peers that are sending finish, for *limit* seconds at most."""
+        deadline = time.monotonic() + limit
+        while self._places.taken() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def _admit(self, connection: socket.socket, address: tuple[Any, ...], request: bytes) -> None:
+        """Give a connection its thread; where there are too many already, a rejection."""
+        with self._alone:
+            self._receivers = {one for one in self._receivers if one.is_alive()}
+            if len(self._receivers) < self._most:
+                try:
+                    receiver = Receiver(self._house, connection, address, request)
+                    receiver.start()
+                    self._receivers.add(receiver)
+                except (OSError, RuntimeError) as why:  # the peer has left, or the system has no thread left
+                    log.error("a connection found no thread: %s", failure(why))
+                    connection.close()
+                return
+        with connection, suppress(OSError):
+            connection.send(_REJECTION)
+
+
+def start_scp(settings: Settings, intake: Intake) -> Door:
+    """Listen for associations until the returned door is shut down."""
     ae = make_ae(settings)
     bound: list[Any] = [
-        (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes, _no_senders(settings)]),
         (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]
-    if armed():
-        bound.append((evt.EVT_DATA_SENT, handlers.on_sent))
-    server = ae.start_server((settings.host, settings.port), block=False, evt_handlers=bound)
+    places = Places(
+        total=settings.max_associations, each=settings.max_associations_per_peer, kept=settings.urgent_associations,
+        urgent=frozenset(peer.ae_title for peer in settings.peer if peer.urgent and peer.ae_title),
+    )  # fmt: skip
+    house = House(
+        ae=ae, contexts=ae.supported_contexts, handlers=bound, intake=intake, places=places,
+        no_senders=_no_senders(settings), max_bytes=settings.max_instance_bytes, max_pdu=settings.max_pdu_bytes,
+        idle=settings.network_timeout, pdu=settings.pdu_timeout,
+    )  # fmt: skip
+    door = Door(settings, house, places)
     log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
-    return cast(ThreadedAssociationServer, server)  # pynetdicom returns none only where it blocks
+    return door
 
 
 def _no_senders(settings: Settings) -> frozenset[str]:
     """Return the peers that are let in for their reports on storage commitment, and may not store."""
     if settings.accept_unknown_senders:
         return frozenset()
-    return frozenset(peer.ae_title for peer in settings.peers if not peer.may_send)
+    return frozenset(peer.ae_title or "" for peer in settings.peers if not peer.may_send)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import socketserver
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,13 +19,6 @@ from node.scp.server import start_scp
 from node.settings import Settings
 from node.store import Store
 from node.testing import FixedClock
-
-
-@pytest.fixture(autouse=True)
-def servers_stop_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A listener looks every 20 ms, not every 500 ms, whether it was told to stop."""
-    monkeypatch.setattr(socketserver.BaseServer.serve_forever, "__defaults__", (0.02,))
-
 
 SENDER = {"name": "scanner", "ae_title": "SCANNER", "host": "127.0.0.1", "port": 104}
 
@@ -45,8 +37,9 @@ class Door:
             return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
 
     def files(self) -> list[Path]:
-        """Return every file below the store's instances."""
-        return sorted(path for path in (self.store.root / "instances").rglob("*") if path.is_file())
+        """Return every file below the store's instances, and what came in and is none yet."""
+        rooms = (self.store.root / "instances", self.store.root / "incoming")
+        return sorted(path for room in rooms for path in room.rglob("*") if path.is_file())
 
 
 OpenDoor = Callable[..., Door]

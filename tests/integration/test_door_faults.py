@@ -20,6 +20,7 @@ from node.store import sha256_hex
 from node.testing import synthetic_ct
 from tests.integration.conftest import Door
 from tests.integration.test_scp import associate, send
+from tests.rig import wait_for
 
 
 @pytest.fixture
@@ -111,7 +112,7 @@ def test_a_line_that_breaks_inside_an_instance_leaves_no_piece_of_it(reset: bool
     line.cut_after(100_000, reset=reset)
     assert "Status" not in association.send_c_store(big)
     assert [row.sop_uid for row in door.rows()] == [first.SOPInstanceUID]
-    assert len(door.files()) == 1
+    wait_for("the piece to be gone", lambda: len(door.files()) == 1, limit=10)
     assert send(door, big) == [0]
     row = next(row for row in door.rows() if row.sop_uid == big.SOPInstanceUID)
     assert sha256_hex(door.store.path(row.path).read_bytes()) == row.content_sha

@@ -20,10 +20,11 @@ import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_primitives import C_STORE
 
 from node.logs import set_up_logging
+from node.scp import receiver
+from node.scp.commands import Command
 from node.store import Store, sha256_hex
 from node.testing import part10, synthetic_ct, write_series
 from tests.integration.conftest import Door, OpenDoor
@@ -258,7 +259,7 @@ def test_a_private_class_is_stored_too(door: Door) -> None:
 def test_file_and_row_are_safe_before_the_answer(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the moment of the answer: data synced, renamed, folder synced, row committed. In this order."""
     acts: list[str] = []
-    real_sync, real_rename, real_send = os.fsync, Path.replace, DIMSEServiceProvider.send_msg
+    real_sync, real_rename, real_answer = os.fsync, Path.replace, receiver.store_answer
 
     def sync(handle: int) -> None:
         acts.append("sync folder" if Path(f"/proc/self/fd/{handle}").readlink().is_dir() else "sync data")
@@ -268,17 +269,16 @@ def test_file_and_row_are_safe_before_the_answer(door: Door, monkeypatch: pytest
         acts.append("rename")
         return real_rename(path, target)
 
-    def answer(self: Any, primitive: Any, context_id: int) -> None:
-        if primitive.Status is not None:  # a response
-            acts.append(f"answer with {len(door.rows())} row")
-        real_send(self, primitive, context_id)
+    def answer(context_id: int, request: Command, status: int) -> bytes:
+        acts.append(f"answer {status} with {len(door.rows())} row")
+        return real_answer(context_id, request, status)
 
     send(door, *synthetic_ct(slices=1))  # makes the study's folder
     monkeypatch.setattr(os, "fsync", sync)
     monkeypatch.setattr(Path, "replace", rename)
-    monkeypatch.setattr(DIMSEServiceProvider, "send_msg", answer)
+    monkeypatch.setattr(receiver, "store_answer", answer)
     send(door, synthetic_ct(slices=2)[1])
-    assert acts == ["sync data", "rename", "sync folder", "answer with 2 row"]
+    assert acts == ["sync data", "rename", "sync folder", "answer 0 with 2 row"]
 
 
 def test_a_row_that_cannot_be_written_is_no_success(door: Door) -> None:

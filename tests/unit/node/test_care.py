@@ -12,8 +12,9 @@ from node.db import jobs
 from node.domain.study import StudyState
 from node.intake import Intake
 from node.settings import Settings
-from node.store import PART, sha256_hex
+from node.store import PART
 from node.testing import part10, synthetic_ct
+from tests.rig import put_instance
 from tests.unit.node.conftest import SEG_CLASS, World
 
 STUDY = "2.25.4711"
@@ -38,7 +39,7 @@ def instances(world: World) -> list[Path]:
 
 def stray(world: World, data: bytes, *, sop_uid: str) -> Path:
     """Lay a file into the study's folder as a listener does that dies before the row."""
-    path = world.store.path(world.store.put_instance(data, sha256_hex(data), study_uid=STUDY, sop_uid=sop_uid))
+    path = world.store.path(put_instance(world.store, data, study_uid=STUDY, sop_uid=sop_uid))
     age(path)
     return path
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
@@ -15,12 +15,13 @@ from sqlalchemy import func, select, update
 from node.care import Care, Found
 from node.db import jobs
 from node.db import retention as rows
-from node.db.studies import is_own_result
+from node.db.studies import own_results
 from node.db.tables import DeliveryRow, GarbageRow, InstanceRow, JobInputRow, ResultRow, VerdictPendingRow
 from node.domain.job import Job, JobState
 from node.errors import StoreFull
 from node.intake import Intake
 from node.retention import delete_what_is_over
+from node.store import Part
 from node.testing import part10, synthetic_ct
 from tests.unit.node.conftest import SEG_CLASS, World
 
@@ -77,7 +78,7 @@ def test_a_finished_study_goes_when_its_days_are_over_and_not_before(world: Worl
     assert world.job(job.id).state is JobState.DONE
     assert [event.what for event in world.story(study_uid=STUDY)][-2:] == ["inputs deleted", "results deleted"]
     with world.database.reading() as session:
-        assert is_own_result(session, "2.25.500")
+        assert own_results(session, ["2.25.500"])
     assert care(world) == 0
 
 
@@ -196,15 +197,15 @@ def test_an_instance_whose_file_went_while_it_came_is_not_acknowledged(
 ) -> None:
     """Between its file and its row the old file's time was over: the peer hears 0xA700 and sends it again."""
     world, (ds,) = sqlite_world, synthetic_ct(slices=1)
-    put = world.store.put_instance
+    file = world.store.file
 
-    def put_and_lose(data: bytes, content_sha: str, *, study_uid: str, sop_uid: str) -> str:
-        name = put(data, content_sha, study_uid=study_uid, sop_uid=sop_uid)
-        world.store.delete([name])
-        return name
+    def file_and_lose(parts: Sequence[tuple[Part, str]]) -> list[StoreFull | None]:
+        whys = file(parts)
+        world.store.delete([name for _, name in parts])
+        return whys
 
     intake = world.sweep()._care_of._intake
-    monkeypatch.setattr(world.store, "put_instance", put_and_lose)
+    monkeypatch.setattr(world.store, "file", file_and_lose)
     with pytest.raises(StoreFull, match="once more"):
         intake.keep(part10(ds), calling_ae="SCANNER")
     assert count(world, InstanceRow) == 0
@@ -246,6 +247,7 @@ from datetime import datetime
 from pathlib import Path
 from node.db.session import Database, open_engine
 from node.retention import delete_what_is_over
+from node.store import Part
 from node.settings import Settings
 from node.store import Store
 home, now = Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2])

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from node.errors import StoreFull
 from node.store import PART, Store, sha256_hex
+from tests.rig import put_instance
 
 DATA = b"bytes of an instance"
 
 
 def put(store: Store, data: bytes = DATA, *, study_uid: str = "2.25.1", sop_uid: str = "2.25.1.1") -> str:
     """Keep one instance and return its name."""
-    return store.put_instance(data, sha256_hex(data), study_uid=study_uid, sop_uid=sop_uid)
+    return put_instance(store, data, study_uid=study_uid, sop_uid=sop_uid)
 
 
 class Recorder:
@@ -51,7 +52,7 @@ def test_data_is_synced_before_the_rename_and_the_folder_after_it(
     recorder = Recorder(monkeypatch)
     second = store.path(put(store, b"other bytes"))
     data, rename, folder = recorder.acts
-    assert data[0] == "sync" and data[1].name.startswith(second.name) and data[1].suffix == PART
+    assert data[0] == "sync" and data[1].parent.name == "incoming" and data[1].suffix == PART
     assert rename == ("rename", second)
     assert folder == ("sync", second.parent)
     assert first.parent == second.parent
@@ -64,7 +65,7 @@ def test_each_new_folder_is_synced_into_its_parent_before_the_file_counts(
     store = Store(tmp_path)
     recorder = Recorder(monkeypatch)
     file = store.path(put(store))
-    synced = [path for act, path in recorder.acts if act == "sync"]
+    synced = [path for act, path in recorder.acts if act == "sync" and path.suffix != PART]
     assert synced[:2] == [file.parents[2], file.parents[1]]
     assert synced[-1] == file.parent
 
@@ -156,7 +157,7 @@ def test_only_part_files_that_nobody_writes_any_more_are_removed(tmp_path: Path)
     """An hour old: stale; fresh: somebody is writing; an instance: never."""
     store = Store(tmp_path)
     file = store.path(put(store))
-    stale, fresh = file.with_name(f"a{PART}"), file.with_name(f"b{PART}")
+    stale, fresh = (tmp_path / "incoming" / f"{name}{PART}" for name in "ab")
     for part in (stale, fresh):
         part.write_bytes(b"")
     os.utime(stale, (1, 1))
