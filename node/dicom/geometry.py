@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,8 @@ def slice_normal(orientation: Sequence[float]) -> Array:
     return normal / np.linalg.norm(normal)
 
 
-def orientation_name(orientation: Sequence[float]) -> str:
+@lru_cache(maxsize=256)  # it is the same for each slice of a series
+def orientation_name(orientation: tuple[float, ...]) -> str:
     """Return "axial", "coronal", "sagittal", "oblique" (over 30 degrees from each), or "" where it is unknown."""
     if len(orientation) != 6:
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import mmap
 import re
 import struct
 import threading
@@ -12,8 +13,9 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from pydicom import Dataset, dcmread
 from pydicom.charset import convert_encodings, decode_bytes
@@ -24,6 +26,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
+from node.dicom.walk import CutShort, Unusual, Walk
 from node.domain.study import InstanceFacts
 from node.errors import UnreadableInstance
 
@@ -35,6 +38,10 @@ _KEYWORDS = (
 )  # fmt: skip
 _TAGS = {keyword: BaseTag(tag_for_keyword(keyword) or 0) for keyword in _KEYWORDS}
 _WANTED: list[BaseTag | int] = list(_TAGS.values())
+_NAMES = {int(tag): keyword for keyword, tag in _TAGS.items()}
+_META_LENGTH, _TRANSFER_SYNTAX = 0x00020000, 0x00020010
+_META_LENGTH_AT, _META_AT = 132, 144  # PS3.10 7.1: behind preamble, prefix and the group's length
+_UNUSUAL = {DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, lenient on leading zeros, which real devices send
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double float and integer pixel data
 _INFLATED_AT_MOST = 1 << 20  # bytes of a deflated data set that are inflated: its header, never a bomb
@@ -75,11 +82,51 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
     Raises UnreadableInstance, saying what is missing or damaged; never anything else, whatever the bytes are.
     """
     try:
-        with quiet():
-            header, syntax = _read_header(source)
-            return _facts(header, syntax)
+        header = _walked(_mapped(source))
+        if header is None:
+            with quiet():
+                header = _read_header(source)
+        return _facts(header)
+    except CutShort as why:
+        raise UnreadableInstance("the instance is cut short") from why
     except PARSE_ERRORS as why:
         raise UnreadableInstance(f"not a readable DICOM instance ({type(why).__name__})") from why
+
+
+def _mapped(source: bytes | Path) -> memoryview:
+    """Return the bytes of *source*, of a file without reading them into memory."""
+    if isinstance(source, bytes):
+        return memoryview(source)
+    with source.open("rb", buffering=0) as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # it goes with the last who holds it
+
+
+def _walked(data: memoryview) -> _Header | None:
+    """Return the header where it is as the standard has it, in one of the usual encodings; else None."""
+    try:
+        syntax, place = _read_meta(data)
+        if syntax in _UNUSUAL:
+            return None
+        values = Walk(data, place, implicit=syntax == ImplicitVRLittleEndian).until(_PIXELS, _NAMES)
+    except Unusual:
+        return None
+    return _Header({_NAMES[tag]: value for tag, value in values.items()}, syntax, "little")
+
+
+def _read_meta(data: memoryview) -> tuple[str, int]:
+    """Return the transfer syntax and where the data set begins; Unusual where the file does not say so plainly."""
+    if bytes(data[128:132]) != b"DICM":
+        raise Unusual
+    try:
+        told = Walk(data[:_META_AT], _META_LENGTH_AT, implicit=False).until((), (_META_LENGTH,))
+        place = _META_AT + int.from_bytes(told.get(_META_LENGTH, b""), "little")
+        meta = Walk(data[:place], _META_AT, implicit=False).until((), (_TRANSFER_SYNTAX,))
+    except CutShort as why:
+        raise Unusual from why
+    syntax = meta.get(_TRANSFER_SYNTAX, b"").decode("ascii", errors="replace").rstrip("\0 ")
+    if not syntax or _META_LENGTH not in told or place > len(data) or bytes(data[place : place + 2]) == b"\x02\0":
+        raise Unusual
+    return syntax, place
 
 
 def read_instance(path: Path, *, pixels: bool) -> Dataset:
@@ -119,25 +166,35 @@ def _check_inflated_size(path: Path) -> None:
                 raise UnreadableInstance(f"{path.name} is larger than {_LARGEST_INSTANCE >> 20} MiB once inflated")
 
 
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The values of an instance's header as they stand in the file: quicker than pydicom's types, and never refused."""
+
+    values: dict[str, bytes]
+    syntax: str
+    order: Literal["little", "big"]
+
+    def raw(self, keyword: str) -> bytes:
+        """Return the bytes of a value; none where it is not there."""
+        return self.values.get(keyword, b"")
+
+
 def _syntax_of(stream: BinaryIO) -> str:
     """Return the transfer syntax and leave *stream* at the beginning of the data set."""
     read_preamble(stream, force=False)
     meta = read_dataset(stream, is_implicit_VR=False, is_little_endian=True, stop_when=_behind_meta)
-    return _uid(meta, "TransferSyntaxUID")
+    return _uid(_Header({"TransferSyntaxUID": _raw(meta, "TransferSyntaxUID")}, "", "little"), "TransferSyntaxUID")
 
 
-def _read_header(source: bytes | Path) -> tuple[Dataset, str]:
+def _read_header(source: bytes | Path) -> _Header:
+    """Return the header as pydicom reads it, which forgives much."""
     stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source.open("rb")
     with stream:
         syntax = _syntax_of(stream)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            return _header(_inflated(stream), syntax), syntax
-        return _header(stream, syntax), syntax
-
-
-def _header(stream: BinaryIO, syntax: str) -> Dataset:
-    implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
-    return read_dataset(stream, implicit, little, stop_when=_at_pixels, specific_tags=_WANTED)
+        implicit, little = syntax == ImplicitVRLittleEndian, syntax != ExplicitVRBigEndian
+        body = _inflated(stream) if syntax == DeflatedExplicitVRLittleEndian else stream
+        read = read_dataset(body, implicit, little, stop_when=_at_pixels, specific_tags=_WANTED)
+        return _Header({keyword: _raw(read, keyword) for keyword in _KEYWORDS}, syntax, "little" if little else "big")
 
 
 def _behind_meta(tag: BaseTag, *_: Any) -> bool:
@@ -153,13 +210,13 @@ def _inflated(stream: BinaryIO) -> BinaryIO:
     return io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.read(_INFLATED_AT_MOST), _INFLATED_AT_MOST))
 
 
-def _facts(header: Dataset, syntax: str) -> InstanceFacts:
+def _facts(header: _Header) -> InstanceFacts:
     return InstanceFacts(
         sop_uid=_uid(header, "SOPInstanceUID"),
         sop_class=_uid(header, "SOPClassUID"),
         study_uid=_uid(header, "StudyInstanceUID"),
         series_uid=_uid(header, "SeriesInstanceUID"),
-        transfer_syntax=syntax,
+        transfer_syntax=header.syntax,
         patient_id=_text(header, "PatientID"),
         accession_number=_text(header, "AccessionNumber"),
         study_date=_text(header, "StudyDate"),
@@ -181,7 +238,7 @@ def _facts(header: Dataset, syntax: str) -> InstanceFacts:
 
 
 def _raw(header: Dataset, keyword: str) -> bytes:
-    """Return the bytes of a value as they stand in the file: quicker than pydicom's types, and never refused."""
+    """Return the bytes of a value as they stand in the file."""
     tag = _TAGS.get(keyword) or tag_for_keyword(keyword)
     element = header.get_item(tag) if tag is not None and tag in header else None
     if isinstance(element, RawDataElement):
@@ -189,8 +246,8 @@ def _raw(header: Dataset, keyword: str) -> bytes:
     return str(element.value).encode() if element is not None and isinstance(element.value, str) else b""
 
 
-def _uid(header: Dataset, keyword: str) -> str:
-    uid = _raw(header, keyword).decode("ascii", errors="replace").rstrip("\0 ")
+def _uid(header: _Header, keyword: str) -> str:
+    uid = header.raw(keyword).decode("ascii", errors="replace").rstrip("\0 ")
     if not uid:
         raise UnreadableInstance(f"the instance has no {keyword}")
     if len(uid) > _LONGEST_UID or not _UID.fullmatch(uid):
@@ -198,42 +255,42 @@ def _uid(header: Dataset, keyword: str) -> str:
     return uid
 
 
-def _text(header: Dataset, keyword: str) -> str:
+def _text(header: _Header, keyword: str) -> str:
     """Return one line without control characters: what goes into tables and logs."""
-    raw = _raw(header, keyword)[: 4 * _LONGEST_TEXT]
+    raw = header.raw(keyword)[: 4 * _LONGEST_TEXT]
     text = raw.decode("ascii") if raw.isascii() and b"\x1b" not in raw else _decoded(header, raw)
     return "".join(c for c in text if c.isprintable())[:_LONGEST_TEXT].strip()
 
 
-def _decoded(header: Dataset, raw: bytes) -> str:
-    names = _raw(header, "SpecificCharacterSet").decode("ascii", errors="replace").split("\\")
+def _decoded(header: _Header, raw: bytes) -> str:
+    names = header.raw("SpecificCharacterSet").decode("ascii", errors="replace").split("\\")
     try:
-        return str(decode_bytes(raw, convert_encodings([name.strip() for name in names]), _DELIMITERS))
+        with quiet():
+            return str(decode_bytes(raw, convert_encodings([name.strip() for name in names]), _DELIMITERS))
     except PARSE_ERRORS:
         return raw.decode("latin-1")  # a damaged description must not refuse an image
 
 
-def _integer(header: Dataset, keyword: str) -> int | None:
+def _integer(header: _Header, keyword: str) -> int | None:
     """Return the first number of a value of VR IS, or None where it is none."""
     numbers = _numbers(header, keyword)
     whole = bool(numbers) and numbers[0].is_integer() and abs(numbers[0]) <= _LARGEST_NUMBER
     return int(numbers[0]) if whole else None
 
 
-def _short(header: Dataset, keyword: str) -> int:
+def _short(header: _Header, keyword: str) -> int:
     """Return a value of VR US; 0 where it is none (devices write it as UL too)."""
-    tag = _TAGS[keyword]
-    element = header.get_item(tag) if tag in header else None
-    if not isinstance(element, RawDataElement) or len(element.value or b"") not in {2, 4}:
+    value = header.raw(keyword)
+    if len(value) not in {2, 4}:
         return 0
-    number = int.from_bytes(element.value or b"", "little" if element.is_little_endian else "big")
+    number = int.from_bytes(value, header.order)
     return number if number <= _LARGEST_NUMBER else 0
 
 
-def _numbers(header: Dataset, keyword: str, count: int | None = None) -> tuple[float, ...]:
+def _numbers(header: _Header, keyword: str, count: int | None = None) -> tuple[float, ...]:
     """Return the numbers of a value of VR DS or IS; none where one is damaged or there are not *count*."""
     try:
-        values = tuple(float(part) for part in _raw(header, keyword).strip(b"\0 ").split(b"\\"))
+        values = tuple(float(part) for part in header.raw(keyword).strip(b"\0 ").split(b"\\"))
     except ValueError:
         return ()
     wrong = (count is not None and len(values) != count) or not all(map(math.isfinite, values))

@@ -251,6 +251,7 @@ REFUSED = {
     "TC0467_uid_uid_empty": "no SOPInstanceUID", "UN_sequence": "no SOPInstanceUID",
     "empty_charset_LEI": "no SOPInstanceUID", "meta_missing_tsyntax": "no TransferSyntaxUID",
     "nested_priv_SQ": "no SOPInstanceUID", "no_meta": "InvalidDicomError", "no_meta_group_length": "no SOPInstanceUID",
+    "MR_truncated": "cut short", "rtplan_truncated": "cut short",
 }  # fmt: skip
 
 
