@@ -26,7 +26,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from node.dicom.walk import CutShort, Unusual, Walk
+from node.dicom.walk import Damaged, Unusual, Walk
 from node.domain.study import InstanceFacts
 from node.errors import UnreadableInstance
 
@@ -87,8 +87,8 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
             with quiet():
                 header = _read_header(source)
         return _facts(header)
-    except CutShort as why:
-        raise UnreadableInstance("the instance is cut short") from why
+    except Damaged as why:
+        raise UnreadableInstance(f"the instance {why}") from why
     except PARSE_ERRORS as why:
         raise UnreadableInstance(f"not a readable DICOM instance ({type(why).__name__})") from why
 
@@ -121,7 +121,7 @@ def _read_meta(data: memoryview) -> tuple[str, int]:
         told = Walk(data[:_META_AT], _META_LENGTH_AT, implicit=False).until((), (_META_LENGTH,))
         place = _META_AT + int.from_bytes(told.get(_META_LENGTH, b""), "little")
         meta = Walk(data[:place], _META_AT, implicit=False).until((), (_TRANSFER_SYNTAX,))
-    except CutShort as why:
+    except Damaged as why:
         raise Unusual from why
     syntax = meta.get(_TRANSFER_SYNTAX, b"").decode("ascii", errors="replace").rstrip("\0 ")
     if not syntax or _META_LENGTH not in told or place > len(data) or bytes(data[place : place + 2]) == b"\x02\0":

@@ -16,14 +16,15 @@ _SHORT = frozenset(
 )  # fmt: skip
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-_DEEPEST = 32  # sequences in sequences; the general reader says what it thinks of more
+_DEEPEST = 32  # sequences in sequences; real ones have five or six
 _LONGEST_VALUE = 1 << 16  # bytes that are kept of one that is wanted
+_CUT = "is cut short"  # an element claims bytes behind the end
 _TAG = struct.Struct("<HH")
 _LENGTH, _SHORT_LENGTH = struct.Struct("<I"), struct.Struct("<H")
 
 
-class CutShort(ValueError):
-    """An element claims bytes behind the end of the data set."""
+class Damaged(ValueError):
+    """The data set is not whole; says why."""
 
 
 class Unusual(ValueError):
@@ -39,14 +40,14 @@ class Walk:
     def until(self, stops: Collection[int], wanted: Collection[int]) -> dict[int, bytes]:
         """Return the values of the *wanted* tags before the first of *stops*.
 
-        Raises CutShort, also where the element that stops it is cut short, and Unusual.
+        Raises Damaged, also where the element that stops it is cut short, and Unusual.
         """
         found: dict[int, bytes] = {}
         end = len(self._data)
         while self._place < end:
             tag, length = self._element()
             if length != _UNDEFINED and length > end - self._place:
-                raise CutShort
+                raise Damaged(_CUT)
             if tag in stops:
                 break
             if tag in wanted:
@@ -63,7 +64,7 @@ class Walk:
         """Read tag and length, and stand at the value."""
         place, data = self._place, self._data
         if place + 8 > len(data):
-            raise CutShort
+            raise Damaged(_CUT)
         group, element = _TAG.unpack_from(data, place)
         tag = group << 16 | element
         if self._implicit or group == 0xFFFE:
@@ -76,7 +77,7 @@ class Walk:
         if vr not in _LONG:
             raise Unusual
         if place + 12 > len(data):
-            raise CutShort
+            raise Damaged(_CUT)
         self._place = place + 12
         length: int = _LENGTH.unpack_from(data, place + 8)[0]
         if vr == b"UN" and length == _UNDEFINED:
@@ -86,7 +87,7 @@ class Walk:
     def _sequence(self, depth: int) -> None:
         """Pass the items of a sequence of undefined length, whose first stands here."""
         if depth > _DEEPEST:
-            raise Unusual
+            raise Damaged("has sequences in sequences without end")
         while True:
             tag, length = self._element()
             if tag == _SEQUENCE_END:
@@ -110,5 +111,5 @@ class Walk:
 
     def _pass(self, length: int) -> None:
         if length > len(self._data) - self._place:
-            raise CutShort
+            raise Damaged(_CUT)
         self._place += length

@@ -26,6 +26,7 @@ _HEADER = struct.Struct(">BxI")  # PS3.8 9.3.1: type, reserved, length of what f
 _ASSOCIATE_RQ = 0x01
 _UNRECOGNISED, _UNEXPECTED, _BAD_VALUE = 0x01, 0x02, 0x06  # PS3.8 9.3.8
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_LEAVE_AT_ONCE = 16  # who store need descriptors too
 _BREATH = 0.2  # seconds without accepting where the system has no descriptor left
 _BACKLOG = 1024  # connections that the system holds for us while we are busy
 _TICK = 0.25  # seconds between two looks at deadlines
@@ -124,10 +125,9 @@ class Listener:
             except BlockingIOError:
                 return
             except OSError as why:
-                if why.errno in _EXHAUSTED:
-                    self._exhausted()
+                if why.errno in _EXHAUSTED and not self._make_room():
                     return
-                continue  # that one has left already
+                continue  # it has left already, or there is room now
             connection.setblocking(False)
             if self._from[address[0]] >= self._room.each:
                 self._leave(next(guest for guest in self._guests if guest.address[0] == address[0]))
@@ -139,13 +139,20 @@ class Listener:
             self._selector.register(connection, selectors.EVENT_READ, guest)
             self._read(guest)  # what is already there
 
-    def _exhausted(self) -> None:
-        """No descriptor is left: whoever waits longest gives his, and nobody new is heard for a breath."""
+    def _make_room(self) -> bool:
+        """No descriptor is left: those who wait longest give theirs; return False where nobody waits.
+
+        Then nobody is heard for a breath: else this thread would ask the system again and again.
+        """
         log.error("no descriptor is left for a connection", extra={"waiting": len(self._guests)})
-        if self._guests:
-            self._leave(next(iter(self._guests)))
+        leaving = list(self._guests)[:_LEAVE_AT_ONCE]
+        for guest in leaving:
+            self._leave(guest)
+        if leaving:
+            return True
         self._selector.unregister(self._socket)
         self._deaf_until = time.monotonic() + _BREATH
+        return False
 
     def _read(self, guest: _Guest) -> None:
         """Read what a guest has sent, never a byte behind its A-ASSOCIATE-RQ."""

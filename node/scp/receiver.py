@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 from pynetdicom import evt
+from pynetdicom._globals import APPLICATION_CONTEXT_NAME
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.pdu import (
@@ -46,7 +47,7 @@ P_DATA_TYPE, RELEASE_RQ, ABORT = 0x04, 0x05, 0x07  # PS3.8 9.3
 _KNOWN_TYPES = range(0x01, 0x08)
 UNRECOGNISED, UNEXPECTED, BAD_VALUE = 0x01, 0x02, 0x06  # PS3.8 9.3.8: why the provider aborts
 PERMANENT, TRANSIENT = 0x01, 0x02  # PS3.8 9.3.4
-NO_SUCH_VERSION, LIMIT_EXCEEDED = (0x02, 0x02), (0x03, 0x02)
+NO_SUCH_APPLICATION, NO_SUCH_VERSION, LIMIT_EXCEEDED = (0x01, 0x02), (0x02, 0x02), (0x03, 0x02)
 _LONGEST_COMMAND = 1 << 16  # bytes of a command set; real ones have a few hundred
 _LONGEST_MESSAGE = 1 << 25  # bytes of a data set that is no instance: e.g. a commitment request for 300,000 of them
 
@@ -180,8 +181,9 @@ class Receiver(Association):
             raise Misbehaved(BAD_VALUE, "no A-ASSOCIATE-RQ") from why
         self._request = b""
         self.requestor.ae_title = calling_ae
-        if not request.protocol_version & 1:
-            self.acse.send_reject(PERMANENT, *NO_SUCH_VERSION)
+        refused = self._is_refused(request)
+        if refused is not None:
+            self.acse.send_reject(PERMANENT, *refused)
             return False
         evt.trigger(self, evt.EVT_REQUESTED, {})
         if not (self.is_rejected or self.is_aborted):
@@ -192,6 +194,18 @@ class Receiver(Association):
             else:
                 self.acse.negotiate_association()
         return bool(self.is_established)
+
+    def _is_refused(self, request: A_ASSOCIATE_RQ) -> tuple[int, int] | None:
+        """Return source and reason of a rejection where the request is not one that pynetdicom can negotiate."""
+        primitive: Any = self.requestor.primitive
+        if not request.protocol_version & 1:
+            return NO_SUCH_VERSION
+        if primitive.application_context_name != APPLICATION_CONTEXT_NAME:
+            return NO_SUCH_APPLICATION
+        contexts = primitive.presentation_context_definition_list
+        if not contexts or not all(one.transfer_syntax for one in contexts):
+            raise Misbehaved(BAD_VALUE, "an A-ASSOCIATE-RQ without a presentation context, or one without syntax")
+        return None
 
     def _next(self) -> None:
         """Take one PDU."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import resource
 import secrets
 import socket
 import threading
@@ -66,9 +67,10 @@ class Door:
         self._most = settings.max_associations + _NEGOTIATING
         self._receivers: set[Receiver] = set()
         self._alone = threading.Lock()
+        descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         room = WaitingRoom(
-            seconds=settings.association_timeout, total=settings.max_waiting, each=settings.max_waiting_per_address,
-            longest=settings.max_pdu_bytes,
+            seconds=settings.association_timeout, total=min(settings.max_waiting, descriptors // 4),
+            each=settings.max_waiting_per_address, longest=settings.max_pdu_bytes,
         )  # fmt: skip
         self._listener = Listener(settings.host, settings.port, room, self._admit)
         self._listener.start()

@@ -30,6 +30,7 @@ class Door:
     settings: Settings
     database: Database
     store: Store
+    shut: Callable[[], None] = lambda: None  # stop listening
 
     def rows(self) -> list[InstanceRow]:
         """Return the rows of all instances, oldest first."""
@@ -43,6 +44,12 @@ class Door:
 
 
 OpenDoor = Callable[..., Door]
+
+
+def once(act: Callable[[], None]) -> Callable[[], None]:
+    """Return *act* as something that happens the first time only."""
+    done: list[None] = []
+    return lambda: done.append(act()) if not done else None
 
 
 @pytest.fixture
@@ -62,7 +69,9 @@ def open_door(tmp_path: Path) -> Iterator[OpenDoor]:
             stack.callback(engine.dispose)
             door = Door(settings, Database(engine), store or Store(settings.home / "store"))
             intake = Intake(door.database, door.store, FixedClock(), manufacturer=settings.manufacturer)
-            stack.callback(start_scp(settings, intake).shutdown)
+            server = start_scp(settings, intake)
+            door.shut = once(server.shutdown)
+            stack.callback(door.shut)
             return door
 
         yield start

@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from node.dicom import header
-from node.dicom.walk import CutShort, Unusual, Walk
+from node.dicom.walk import Damaged, Unusual, Walk
 from node.domain.study import InstanceFacts
 from node.errors import UnreadableInstance
 from node.testing import part10, synthetic_ct
@@ -65,12 +65,12 @@ def element(tag: tuple[int, int], length: int, value: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("data", "error"),
     [
-        (element((8, 0x18), 100, b"1.2"), CutShort),
-        (element((8, 0x18), 4, b"1.23") + b"\x10\x00", CutShort),
-        (element((8, 0x1140), 0xFFFFFFFF), CutShort),
+        (element((8, 0x18), 100, b"1.2"), Damaged),
+        (element((8, 0x18), 4, b"1.23") + b"\x10\x00", Damaged),
+        (element((8, 0x1140), 0xFFFFFFFF), Damaged),
         (element((8, 0x1140), 0xFFFFFFFF) + element((8, 0x18), 0), Unusual),
         (element((8, 0x18), 0xFFFFFFFF) + element((0xFFFE, 0xE0DD), 0), Unusual),
-        ((element((8, 0x1140), 0xFFFFFFFF) + element((0xFFFE, 0xE000), 0xFFFFFFFF)) * 5000, Unusual),
+        ((element((8, 0x1140), 0xFFFFFFFF) + element((0xFFFE, 0xE000), 0xFFFFFFFF)) * 5000, Damaged),
     ],
     ids=["value", "head", "sequence", "no item", "wanted", "deep"],
 )
