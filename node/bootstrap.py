@@ -54,7 +54,7 @@ class Services:
 
     def transport_to(self, peer: Peer) -> Transport:
         """Return the way to *peer*."""
-        return open_transport(peer, calling_ae=self.settings.ae_title)
+        return open_transport(peer, calling_ae=self.settings.ae_title, papers=self.settings.papers)
 
     def intake(self) -> Intake:
         """Return what keeps instances."""

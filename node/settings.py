@@ -7,7 +7,7 @@ import re
 import tomllib
 from datetime import timedelta
 from hashlib import sha256
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from node.domain.peer import SENDER, Peer, Verify
 from node.domain.profile import DEFAULT, Language, Profile, SegType, Split, SrClass
 from node.domain.rule import LateImages, Rule
 from node.errors import NotFound, SettingsError
+from node.tls import Papers
 
 FILE_NAME = "pacs-node.toml"
 _PREFIX = "PACS_NODE_"
@@ -84,6 +85,22 @@ def _loopback(value: str) -> str:
     return value
 
 
+def _network(value: str) -> str:
+    """An address, or a network as 10.1.2.0/24."""
+    try:
+        return str(ip_network(value, strict=False))
+    except ValueError as why:
+        raise ValueError(f"neither an address nor a network: {value!r}") from why
+
+
+def _fingerprint(value: str) -> str:
+    """The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` writes it or without colons."""
+    digits = value.rpartition("=")[2].replace(":", "").lower()
+    if digits and not re.fullmatch(r"[0-9a-f]{64}", digits):
+        raise ValueError("not a SHA-256 fingerprint: 64 hexadecimal digits (openssl x509 -noout -fingerprint -sha256)")
+    return digits
+
+
 AeTitle = Annotated[str, AfterValidator(_ae_title)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 Name = Annotated[str, AfterValidator(_name)]
@@ -116,6 +133,9 @@ class PeerSettings(BaseModel):
     user: str = ""  # of basic authentication at url
     password: SecretStr = SecretStr("")
     may_send: bool = True  # it may store studies on the node
+    addresses: tuple[Annotated[str, AfterValidator(_network)], ...] = ()  # it calls from these alone
+    certificate: Annotated[str, AfterValidator(_fingerprint)] = ""  # SHA-256 of the only one that it may show
+    tls: bool = False  # it is called over TLS, with the node's own certificate
     urgent: bool = False  # some associations are kept for peers like it
     timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
     profile: Name = DEFAULT  # in which objects it is told what was found
@@ -132,6 +152,8 @@ class PeerSettings(BaseModel):
             raise ValueError("give a token, or user and password, not both")
         if secret and urlsplit(self.url).scheme != "https" and not _is_loopback(urlsplit(self.url).hostname or ""):
             raise ValueError("a token or password is only sent over https")
+        if self.url and self.tls:
+            raise ValueError("tls is for a peer that speaks DICOM: write its url with https://")
         if self.url and self.verify is Verify.COMMITMENT:
             raise ValueError("verify = 'commitment' needs DICOM: a peer with a url is asked by 'query'")
         return self
@@ -140,6 +162,36 @@ class PeerSettings(BaseModel):
         """Return the peer as the rest of the node knows it."""
         plain = {"ae_title": self.ae_title or "", "token": self.token.get_secret_value()}
         return Peer(**{**self.model_dump(exclude={"urgent"}), **plain, "password": self.password.get_secret_value()})
+
+
+class TlsSettings(BaseModel):
+    """The ``[tls]`` table: DICOM over TLS, beside the plain port or in its place."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    port: int = Field(default=2762, ge=0, le=65535)  # 0: the node only calls over TLS, and takes no such calls
+    certificate: Path  # PEM: the node's, and those between it and a root
+    key: Path  # PEM
+    authorities: Path | None = None  # PEM: who vouches for peers
+    revoked: Path | None = None  # PEM: their revocation lists
+    mutual: bool = True  # peers without a certificate are not let in
+    only: bool = False  # the plain port is closed
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> TlsSettings:
+        if self.mutual and self.authorities is None:
+            raise ValueError("name the authorities that vouch for peers, or say mutual = false")
+        if self.only and not self.port:
+            raise ValueError("only = true with port = 0 would leave no port open")
+        return self
+
+    def papers(self, home: Path) -> Papers:
+        """Return the files; relative names begin in *home*."""
+        found = {name: None if (file := getattr(self, name)) is None else home / file for name in _PAPERS}
+        return Papers(**{**found, "mutual": self.mutual})  # type: ignore[arg-type]
+
+
+_PAPERS = ("certificate", "key", "authorities", "revoked")
 
 
 class ProfileSettings(BaseModel):
@@ -239,6 +291,7 @@ class Settings(BaseSettings):
     ae_title: AeTitle = "PACSAINODE"  # what peers call this node
     host: str = "0.0.0.0"  # noqa: S104  # a DICOM node listens to its hospital; peers are checked
     port: int = Field(default=11112, ge=1, le=65535)  # DICOM port
+    tls: TlsSettings | None = None  # none: DICOM without TLS alone
     web_host: Annotated[str, AfterValidator(_loopback)] = "127.0.0.1"  # loopback until the page has a sign-in
     web_port: int = Field(default=8080, ge=1, le=65535)
     accept_unknown_senders: bool = False  # store for any calling AE title, not only for peers
@@ -311,6 +364,8 @@ class Settings(BaseSettings):
                     raise ValueError(f"rule {rule.name!r}: there is no peer {destination!r} (nor is it 'sender')")
         if self.urgent_associations >= self.max_associations:
             raise ValueError("urgent_associations must be less than max_associations: some must be left for the others")
+        if self.tls is None and (wanting := [p.name for p in self.peer if p.tls or p.certificate]):
+            raise ValueError(f"peer {wanting[0]!r} is to be met over TLS: a [tls] table is missing")
         if self.heartbeat * 3 > self.lease:
             raise ValueError("lease must be at least three times heartbeat")
         return self
@@ -319,6 +374,11 @@ class Settings(BaseSettings):
     def peers(self) -> tuple[Peer, ...]:
         """All peers."""
         return tuple(peer.to_domain() for peer in self.peer)
+
+    @property
+    def papers(self) -> Papers | None:
+        """The files for TLS; none where nothing is said of TLS."""
+        return None if self.tls is None else self.tls.papers(self.home)
 
     @property
     def rules(self) -> tuple[Rule, ...]:

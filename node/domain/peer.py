@@ -32,6 +32,9 @@ class Peer:
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
     may_send: bool = True  # it may store studies here
+    addresses: tuple[str, ...] = ()  # networks that it calls from; none: any
+    certificate: str = ""  # SHA-256 of the one that it shows; "": any that an authority vouches for
+    tls: bool = False  # it is called over TLS
     timeout: float = 30.0  # seconds for connect, association and each answer
     profile: str = "default"  # in which objects it is told what was found
     verify: Verify = Verify.QUERY

@@ -1,8 +1,8 @@
 """The door itself: takes connections, and has each wait outside until its A-ASSOCIATE-RQ is whole.
 
 Whoever waits costs a descriptor and the bytes it has sent, no thread and no place. One thread reads from all of them
-and never blocks, so nobody who is silent, slow or mad stands in another's way. A TLS handshake has its place in
-`_read`, before the first byte of a PDU: it is one more thing that a waiting connection is not through with.
+and never blocks, so nobody who is silent, slow or mad stands in another's way. A TLS handshake is one more thing that
+a waiting connection is not through with.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import logging
 import selectors
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class _Guest:
     connection: socket.socket
     address: tuple[Any, ...]
     until: float
+    shaken: bool = True  # whether a TLS handshake is over, or none is needed
     data: bytearray = field(default_factory=bytearray)
     wanted: int = _HEADER.size
 
@@ -56,8 +58,10 @@ class _Guest:
 class Listener:
     """Listens from `start` until `shutdown`; *admit* is handed each connection with its A-ASSOCIATE-RQ."""
 
-    def __init__(self, host: str, port: int, room: WaitingRoom, admit: Admit) -> None:
-        self._room, self._admit = room, admit
+    def __init__(
+        self, host: str, port: int, room: WaitingRoom, admit: Admit, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._room, self._admit, self._tls = room, admit, tls
         self._socket = socket.create_server((host, port), backlog=_BACKLOG)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
@@ -129,11 +133,13 @@ class Listener:
                     return
                 continue  # it has left already, or there is room now
             connection.setblocking(False)
+            if self._tls is not None:
+                connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
             if self._from[address[0]] >= self._room.each:
                 self._leave(next(guest for guest in self._guests if guest.address[0] == address[0]))
             elif len(self._guests) >= self._room.total:
                 self._leave(next(iter(self._guests)))
-            guest = _Guest(connection, address, time.monotonic() + self._room.seconds)
+            guest = _Guest(connection, address, time.monotonic() + self._room.seconds, self._tls is None)
             self._guests[guest] = None
             self._from[address[0]] += 1
             self._selector.register(connection, selectors.EVENT_READ, guest)
@@ -156,10 +162,12 @@ class Listener:
 
     def _read(self, guest: _Guest) -> None:
         """Read what a guest has sent, never a byte behind its A-ASSOCIATE-RQ."""
+        if not guest.shaken and not self._shake(guest):
+            return
         while len(guest.data) < guest.wanted:
             try:
                 piece = guest.connection.recv(guest.wanted - len(guest.data))
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantReadError):
                 return
             except OSError:
                 piece = b""
@@ -178,6 +186,26 @@ class Listener:
         self._forget(guest)
         guest.connection.setblocking(True)
         self._admit(guest.connection, guest.address, bytes(guest.data))
+
+    def _shake(self, guest: _Guest) -> bool:
+        """Go on with a handshake; return True where it is over, and good."""
+        connection = cast("ssl.SSLSocket", guest.connection)
+        try:
+            connection.do_handshake()
+        except ssl.SSLWantReadError:
+            self._selector.modify(connection, selectors.EVENT_READ, guest)
+            return False
+        except ssl.SSLWantWriteError:
+            self._selector.modify(connection, selectors.EVENT_WRITE, guest)
+            return False
+        except OSError as why:  # the peer is told by an alert which of the two did not please
+            reason = getattr(why, "reason", None) or type(why).__name__
+            log.warning("TLS was not agreed upon", extra={"address": guest.address[0], "why": reason})
+            self._leave(guest)
+            return False
+        self._selector.modify(connection, selectors.EVENT_READ, guest)
+        guest.shaken = True
+        return True
 
     def _turn_away(self, guest: _Guest, reason: int) -> None:
         """Send an A-ABORT of the provider (PS3.8 9.3.8) and close."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import queue
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AddressInformation
 
+from node.domain.access import Caller
 from node.failpoints import reach
 from node.intake import Intake
 from node.logs import failure
@@ -40,6 +42,7 @@ from node.scp.commands import C_STORE_RQ, BadCommand, Command, read_command, sto
 from node.scp.places import Places
 from node.scp.storing import CANNOT_UNDERSTAND, CLASS_NOT_SUPPORTED, NOT_AUTHORIZED, Endless, Storing, Terms
 from node.scp.wire import Gone, Silent, TooSlow, Wire
+from node.tls import fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +50,15 @@ P_DATA_TYPE, RELEASE_RQ, ABORT = 0x04, 0x05, 0x07  # PS3.8 9.3
 _KNOWN_TYPES = range(0x01, 0x08)
 UNRECOGNISED, UNEXPECTED, BAD_VALUE = 0x01, 0x02, 0x06  # PS3.8 9.3.8: why the provider aborts
 PERMANENT, TRANSIENT = 0x01, 0x02  # PS3.8 9.3.4
+NOT_RECOGNISED = 0x01, 0x03  # the service user: calling AE title
 NO_SUCH_APPLICATION, NO_SUCH_VERSION, LIMIT_EXCEEDED = (0x01, 0x02), (0x02, 0x02), (0x03, 0x02)
 _LONGEST_COMMAND = 1 << 16  # bytes of a command set; real ones have a few hundred
 _LONGEST_MESSAGE = 1 << 25  # bytes of a data set that is no instance: e.g. a commitment request for 300,000 of them
+
+
+def _certificate(connection: socket.socket) -> str | None:
+    shown = connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLSocket) else None
+    return None if shown is None else fingerprint(shown)
 
 
 class Misbehaved(Exception):
@@ -65,6 +74,7 @@ class House:
     """What all associations of a listener have in common."""
 
     ae: ApplicationEntity
+    refuses: Callable[[Caller], str]  # why a caller is not let in; "" where it is
     contexts: list[PresentationContext]
     handlers: list[Any]
     intake: Intake
@@ -123,6 +133,7 @@ class Receiver(Association):
 
     def __init__(self, house: House, connection: socket.socket, address: tuple[Any, ...], request: bytes) -> None:
         super().__init__(house.ae, "acceptor")
+        self.certificate = _certificate(connection)
         self.name = f"receiver-{address[0]}:{address[1]}"
         self._house, self._request = house, request
         self._wire = Wire(
@@ -198,6 +209,10 @@ class Receiver(Association):
     def _is_refused(self, request: A_ASSOCIATE_RQ) -> tuple[int, int] | None:
         """Return source and reason of a rejection where the request is not one that pynetdicom can negotiate."""
         primitive: Any = self.requestor.primitive
+        if why := self._house.refuses(self.caller):
+            extra = {"calling_ae": self.caller.ae_title, "address": self.caller.address}
+            log.warning("association refused: %s", why, extra=extra)
+            return NOT_RECOGNISED
         if not request.protocol_version & 1:
             return NO_SUCH_VERSION
         if primitive.application_context_name != APPLICATION_CONTEXT_NAME:
@@ -322,6 +337,12 @@ class Receiver(Association):
             self._is_paused = True
         elif request is not None and self._reactor_checkpoint.is_set():
             self.dimse.get_msg()  # an answer that nobody waits for
+
+    @property
+    def caller(self) -> Caller:
+        """Who asks for the association."""
+        address = str(self.requestor.address_info.address) if self.requestor.address_info else ""
+        return Caller(ae_title=self.requestor.ae_title.strip(), address=address, certificate=self.certificate)
 
     def _terms_on(self, context_id: int) -> Terms:
         """Return on what terms instances are taken on a presentation context; they hold for the association."""

@@ -17,6 +17,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated na
     Verification,
 )
 
+from node.domain.access import refusal
 from node.domain.peer import Verify
 from node.intake import Intake
 from node.logs import failure
@@ -25,6 +26,7 @@ from node.scp.listener import Listener, WaitingRoom
 from node.scp.places import Places
 from node.scp.receiver import House, Receiver
 from node.settings import Settings
+from node.tls import server_context
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +74,19 @@ class Door:
             seconds=settings.association_timeout, total=min(settings.max_waiting, descriptors // 4),
             each=settings.max_waiting_per_address, longest=settings.max_pdu_bytes,
         )  # fmt: skip
-        self._listener = Listener(settings.host, settings.port, room, self._admit)
-        self._listener.start()
+        self._listeners = [] if settings.tls and settings.tls.only else [
+            Listener(settings.host, settings.port, room, self._admit)
+        ]  # fmt: skip
+        if settings.tls and settings.tls.port and settings.papers:
+            context = server_context(settings.papers)
+            self._listeners.append(Listener(settings.host, settings.tls.port, room, self._admit, context))
+        for one in self._listeners:
+            one.start()
 
     def shutdown(self) -> None:
         """Take no more associations; those that are open go on."""
-        self._listener.shutdown()
+        for one in self._listeners:
+            one.shutdown()
 
     def finish(self, *, limit: float) -> None:
         """Let the peers that are sending finish, for *limit* seconds at most."""
@@ -115,7 +124,9 @@ def start_scp(settings: Settings, intake: Intake) -> Door:
         total=settings.max_associations, each=settings.max_associations_per_peer, kept=settings.urgent_associations,
         urgent=frozenset(peer.ae_title for peer in settings.peer if peer.urgent and peer.ae_title),
     )  # fmt: skip
+    peers = settings.peers
     house = House(
+        refuses=lambda caller: refusal(caller, peers, strangers=True),  # pynetdicom looks at titles that no peer has
         ae=ae, contexts=ae.supported_contexts, handlers=bound, intake=intake, places=places,
         no_senders=_no_senders(settings), max_bytes=settings.max_instance_bytes, max_pdu=settings.max_pdu_bytes,
         idle=settings.network_timeout, pdu=settings.pdu_timeout,

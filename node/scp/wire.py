@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
 
 _TICK = 1.0  # seconds after which a silent connection is looked at: deadlines, an end from elsewhere
+_TLS_TICK = 5.0  # the same over TLS, where it is also the time that an answer has to be taken
 _HEADER = struct.Struct(">BxI")  # PS3.8 9.3.1: type, reserved, length of what follows
 
 
@@ -35,8 +37,11 @@ class Wire:
         self._buffer = memoryview(bytearray(buffer))
         self._start = self._end = 0
         self._deadline = 0.0
-        connection.setblocking(True)
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if isinstance(connection, ssl.SSLSocket):  # OpenSSL tries again by itself after a kernel's time-out
+            connection.settimeout(min(_TLS_TICK, idle / 2, pdu / 2))
+            return
+        connection.setblocking(True)
         # The kernel's own time-outs spare a poll before each read, and know no limit of 1,024 descriptors.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(min(_TICK, idle / 2, pdu / 2)))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(pdu))
@@ -93,7 +98,7 @@ class Wire:
         while True:
             try:
                 count = self._connection.recv_into(self._buffer[self._end :])
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 count = -1  # a tick without a byte
             except OSError as why:
                 raise Gone from why

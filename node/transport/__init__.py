@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from node.domain.peer import Answer, CommitReport, OutgoingFile, Peer
+from node.tls import Papers
 from node.transport.cstore import CStoreTransport
 from node.transport.stow import StowTransport
 
@@ -35,6 +36,6 @@ class Transport(Protocol):
         """Send the files in order; yield the answer to each as it comes."""
 
 
-def open_transport(peer: Peer, *, calling_ae: str) -> Transport:
-    """Return the transport for *peer*."""
-    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae)
+def open_transport(peer: Peer, *, calling_ae: str, papers: Papers | None = None) -> Transport:
+    """Return the transport for *peer*; *papers* are the node's own, for peers that are called over TLS."""
+    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae, papers=papers)

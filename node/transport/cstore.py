@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from node.dicom.commitment import read_report
 from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
 from node.errors import PeerAway, PeerBusy, PeerRefused
 from node.failpoints import reach
+from node.tls import Papers, client_context, fingerprint
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, neither decoded nor held in memory
 
@@ -40,8 +42,8 @@ _ENDED = "the association ended before this instance was sent"
 class CStoreTransport:
     """One remote application entity, reached over DICOM's own upper layer."""
 
-    def __init__(self, peer: Peer, *, calling_ae: str) -> None:
-        self._peer = peer
+    def __init__(self, peer: Peer, *, calling_ae: str, papers: Papers | None = None) -> None:
+        self._peer, self._papers = peer, papers
         self._ae = AE(ae_title=calling_ae)
         self._ae.connection_timeout = min(peer.timeout, 10.0)
         self._ae.acse_timeout = peer.timeout
@@ -107,6 +109,22 @@ class CStoreTransport:
                     continue
         return None if reports.empty() else reports.get()
 
+    def _tls(self) -> tuple[ssl.SSLContext, str] | None:
+        """Return how the connection is made safe; none where the peer is called in the clear."""
+        if not self._peer.tls:
+            return None
+        if self._papers is None:
+            raise PeerRefused(f"{self._peer.where} is to be called over TLS: a [tls] table is missing")
+        return client_context(self._papers, pinned=bool(self._peer.certificate)), self._peer.host
+
+    def _check_certificate(self, association: Any) -> None:
+        """Raise PeerRefused, before anything is said of a patient, where another than the peer has answered."""
+        connection = association.dul.socket.socket
+        shown = connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLSocket) else None
+        if shown is None or fingerprint(shown) != self._peer.certificate:
+            association.abort()
+            raise PeerRefused(f"{self._peer.where} shows another certificate than its configuration names")
+
     def _ask_to_commit(self, association: Any, files: Sequence[OutgoingFile], transaction_uid: str) -> None:
         question = Dataset()
         question.TransactionUID = transaction_uid
@@ -152,10 +170,13 @@ class CStoreTransport:
     def _association(self, contexts: list[PresentationContext], handlers: Sequence[Any] = ()) -> Iterator[Any]:
         peer = self._peer
         association = self._ae.associate(
-            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers)
-        )
+            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers),
+            tls_args=self._tls(),
+        )  # fmt: skip
         if not association.is_established:
             raise _why_not(peer, association)
+        if peer.certificate:
+            self._check_certificate(association)
         reach("deliver.connected")
         try:
             yield association

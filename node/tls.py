@@ -1,0 +1,78 @@
+"""TLS as PS3.15 B.12 and BCP 195 (RFC 9325) have it: 1.2 at least, 1.3 preferred, both sides show who they are."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from datetime import datetime
+from hashlib import sha256
+from pathlib import Path
+
+from cryptography import x509
+
+from node.errors import SettingsError
+
+_SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9325 4.2, for 1.2; those of 1.3 are all good
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Papers:
+    """The files with which the node shows who it is, and knows others."""
+
+    certificate: Path  # PEM: ours, and those between it and a root
+    key: Path  # PEM
+    authorities: Path | None = None  # PEM: who vouches for peers
+    revoked: Path | None = None  # PEM: revocation lists of those authorities
+    mutual: bool = True  # a peer without a certificate of theirs is not let in
+
+
+def fingerprint(certificate: bytes) -> str:
+    """Return the SHA-256 of a certificate (DER) in hexadecimal, small letters."""
+    return sha256(certificate).hexdigest()
+
+
+def expires(file: Path) -> datetime:
+    """Return when the first certificate of a PEM file ends, aware, UTC."""
+    try:
+        return x509.load_pem_x509_certificate(file.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError) as why:
+        raise SettingsError(f"{file}: no certificate can be read: {type(why).__name__}") from why
+
+
+def server_context(papers: Papers) -> ssl.SSLContext:
+    """Return how the node takes connections; SettingsError names the file that is not right."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, papers)
+    context.verify_mode = ssl.CERT_REQUIRED if papers.mutual else ssl.CERT_NONE
+    return context
+
+
+def client_context(papers: Papers, *, pinned: bool) -> ssl.SSLContext:
+    """Return how the node opens connections.
+
+    *pinned*: the peer's certificate is known by its fingerprint, so that neither its name nor its issuer matter.
+    """
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, papers)
+    if pinned:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _context(protocol: int, papers: Papers) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(_SUITES)
+    context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    try:
+        context.load_cert_chain(papers.certificate, papers.key)
+    except (OSError, ssl.SSLError) as why:
+        raise SettingsError(f"tls: {papers.certificate} and {papers.key} do not serve: {why}") from why
+    for file in (papers.authorities, papers.revoked):
+        if file is not None:
+            try:
+                context.load_verify_locations(file)
+            except (OSError, ssl.SSLError) as why:
+                raise SettingsError(f"tls: {file} does not serve: {why}") from why
+    if papers.revoked is not None:
+        context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF
+    return context
