@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases evaluate constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-attack evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,14 @@ bench-flushall: ## throughput while Redis is emptied every 30 s, beside peace: M
 bench-cases: ## every series of the test data through reader, models and encoders, read back: docs/cases.md
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.cases
+
+bench-ingest: ## instances a second beside DCMTK, Orthanc and pynetdicom: ROUNDS=5
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.ingest --rounds $(or $(ROUNDS),5)
+
+bench-attack: ## an honest sender beside 2,020 hostile connections
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.attack
 
 evaluate: ## both models over every case of the test data, as a table
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

@@ -18,7 +18,7 @@ from node.broker import Broker
 from node.care import Care
 from node.db.session import Database, check_schema, migrate, open_engine
 from node.delivery import Deliverer
-from node.dicom.encode import NodeIdentity
+from node.dicom.context import NodeIdentity
 from node.domain.peer import Peer
 from node.errors import SettingsError
 from node.intake import Intake

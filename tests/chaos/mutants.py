@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
-    "tests/unit/node/db", "tests/unit/node/test_store.py", "tests/unit/node/test_planning.py",
+    "tests/unit/node/db", "tests/unit/node/test_store.py", "tests/unit/node/test_intake.py", "tests/unit/node/test_planning.py",
     "tests/unit/node/test_sweep.py", "tests/unit/node/test_delivery.py", "tests/integration/test_scp.py",
     "tests/unit/node/test_life_of_a_job.py",
 )  # fmt: skip
@@ -48,6 +48,8 @@ _JOBS, _RESULTS, _STUDIES = "node/db/jobs.py", "node/db/results.py", "node/db/st
 _TABLES = "node/db/migrations/versions/0001_studies_jobs_results.py"
 MUTANTS = (
     _m("no sync of a file's data", "node/store.py", "                os.fsync(file.fileno())\n"),
+    _m("no sync of an instance's data", "node/store.py", "            os.fsync(self._file)\n"),
+    _m("no sync of an instance's folder", "node/store.py", "            _sync_folder(folder)\n            reach(", "            reach("),
     _m("no sync of its folder", "node/store.py", "        _sync_folder(path.parent)\n        reach(", "        reach("),
     _m("no sync of a new folder's entry", "node/store.py", "        _sync_folder(folder.parent)\n        if len", "        if len"),
     _m("SQLite commits may be rolled back", "node/db/session.py", '"synchronous=FULL", "foreign', '"synchronous=NORMAL", "foreign'),
@@ -100,8 +102,9 @@ MUTANTS = (
        "            self.broker.ring(topic, job_id)\n            reach("),
     _m("abandoned jobs stay", "node/sweep.py", "return lease_until is None or lease_until < now or is_dead(owner)", "return False"),
     _m("lost bells stay lost", "node/sweep.py", "self._tell_late, self._relay, self._ring_again)", "self._tell_late, self._relay)"),
-    _m("success without the bytes", "node/scp/handlers.py", "return _refuse(OUT_OF_RESOURCES, calling_ae, why)", "return SUCCESS"),
-    _m("success for another instance", "node/intake.py", "        _compare(facts, sop_class, sop_uid)\n"),
+    _m("success without the bytes", "node/scp/storing.py", "self._refuse(OUT_OF_RESOURCES, str(why))", "self.drop()"),
+    _m("success without the row", "node/intake.py", "        if arrival.why is not None:\n            raise arrival.why\n"),
+    _m("success for another instance", "node/intake.py", "        _compare(facts, self._sop_class, self._sop_uid)\n"),
     _m("an unknown outcome is not asked for", "node/delivery.py", "delivery.state is DeliveryState.UNKNOWN and transport", "False and transport"),
 )  # fmt: skip
 
