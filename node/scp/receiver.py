@@ -178,9 +178,11 @@ class Receiver(Association):
         finally:
             if self._storing is not None:
                 self._storing.drop()
-            self._wire.close()
             if self._place is not None:
                 self._house.places.leave(self._place)
+            if self.is_rejected or self.is_released:  # the peer closes, once it has read what we said last
+                self._wire.await_end()
+            self._wire.close()
 
     def _negotiate(self) -> bool:
         request = A_ASSOCIATE_RQ()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _TICK = 1.0  # seconds after which a silent connection is looked at: deadlines, an end from elsewhere
+_FAREWELL = 2.0  # seconds that a peer has to close a connection which is over
 _TLS_TICK = 5.0  # the same over TLS, where it is also the time that an answer has to be taken
 _HEADER = struct.Struct(">BxI")  # PS3.8 9.3.1: type, reserved, length of what follows
 
@@ -80,6 +81,17 @@ class Wire:
             self._connection.sendall(data)
         except OSError as why:
             raise Gone from why
+
+    def await_end(self) -> None:
+        """Let the peer close the connection (PS3.8 9.2.3, state 13): some lose a word that comes with the end."""
+        deadline = time.monotonic() + _FAREWELL
+        with suppress(OSError):
+            while time.monotonic() < deadline:
+                try:
+                    if not self._connection.recv_into(self._buffer):
+                        return
+                except (BlockingIOError, TimeoutError):
+                    continue
 
     def close(self) -> None:
         """Close the connection, from whichever thread."""
