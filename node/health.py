@@ -16,9 +16,11 @@ from node.domain.study import StudyState
 from node.settings import Settings
 from node.store import Store
 from node.story import span
+from node.tls import expires
 
 _NOBODY_TAKES = timedelta(minutes=10)  # a job that waits so long while no worker is busy: nobody works
 _BACKLOG = timedelta(hours=2)  # a job that waits so long while workers are busy: there are too few
+_RENEW = timedelta(days=30)  # before a certificate ends
 _AWAY = timedelta(minutes=30)  # a peer that has not taken a result for so long is away
 
 
@@ -49,6 +51,7 @@ def needs(session: Session, store: Store, settings: Settings, home: Home, *, now
         *_of_jobs(session, paused, now=now),
         *_of_peers(session, paused, now=now),
         *_of_store(store, settings),
+        *_of_certificate(settings, now=now),
         *_of_pauses(session, now=now),
     ]
 
@@ -105,6 +108,17 @@ def _of_peers(session: Session, paused: Collection[str], *, now: datetime) -> It
         if not is_paused(paused, queue="io", peer=peer):
             says = f"{peer} has not taken {_count(count, 'result', 'results')}, the oldest since {span(now - since)}"
             yield Need(what="away", count=count, says=says, helps=f"pacs-node echo {peer}")
+
+
+def _of_certificate(settings: Settings, *, now: datetime) -> Iterator[Need]:
+    if settings.papers is None:
+        return
+    left = expires(settings.papers.certificate) - now
+    if left < _RENEW:
+        words = f"ends in {left.days} days" if left > timedelta(0) else "has ended: no peer is let in over TLS any more"
+        says = f"the node's TLS certificate {words}"
+        helps = f"replace {settings.papers.certificate} and start the node again"
+        yield Need(what="certificate", count=1, says=says, helps=helps)
 
 
 def _of_store(store: Store, settings: Settings) -> Iterator[Need]:

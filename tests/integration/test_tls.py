@@ -21,6 +21,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # g
 from node.domain.access import Caller, refusal
 from node.domain.peer import Peer
 from node.errors import PeerAway, PeerRefused, SettingsError
+from node.health import _of_certificate
+from node.settings import Settings
 from node.testing import synthetic_ct, write_series
 from node.tls import Papers, client_context, expires, fingerprint, server_context
 from node.transport import open_transport
@@ -258,6 +260,20 @@ def test_papers_that_do_not_serve_are_named(bureau: Bureau, tmp_path: Path) -> N
             server_context(Papers(**{**_fields(right), **changed}))
     with pytest.raises(SettingsError, match="no certificate"):
         expires(wrong)
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(40, ""), (12, "ends in 11 days"), (-1, "has ended")], ids=["fine", "soon", "over"]
+)
+def test_a_certificate_that_ends_is_somebody_s_turn(bureau: Bureau, tmp_path: Path, days: int, words: str) -> None:
+    """`pacs-node status`, thirty days before."""
+    now = datetime.now(UTC)
+    certificate, key, _ = bureau.issue("node", not_after=now + timedelta(days=days))
+    papers = {"certificate": certificate, "key": key, "authorities": bureau.authorities}
+    said = [one.says for one in _of_certificate(Settings(home=tmp_path, tls=papers), now=now)]
+    assert bool(said) is bool(words)
+    assert all(words in one for one in said)
+    assert not list(_of_certificate(Settings(home=tmp_path), now=now))
 
 
 CT = Peer(name="ct", ae_title="CT", addresses=("10.1.0.0/16", "fe80::/10"), certificate="")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from node.settings import PeerSettings, ProfileSettings, RuleSettings, Settings
+from node.settings import PeerSettings, ProfileSettings, RuleSettings, Settings, TlsSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def test_nothing_points_back() -> None:
     assert run.returncode == 0, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("kind", [Settings, PeerSettings, ProfileSettings, RuleSettings])
+@pytest.mark.parametrize("kind", [Settings, PeerSettings, ProfileSettings, RuleSettings, TlsSettings])
 def test_every_setting_has_its_paragraph(kind: type[BaseModel]) -> None:
     """Each field is named in docs/configuration.md, as a heading or in backticks."""
     page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")

@@ -28,6 +28,7 @@ def load(home: Path, text: str = "") -> Settings:
     (home / FILE_NAME).write_text(text, encoding="utf-8")
     return load_settings(home)
 
+TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
 
 MISTAKES = [
     ("port = 0", "port: Input should be greater than or equal to 1"),
@@ -66,6 +67,12 @@ MISTAKES = [
     (PROFILE + 'seg = "none"\nsr = "none"\nsecondary_capture = false', "profile[1]: Value error, the profile sends"),
     (PROFILE + 'language = "la"', "profile[1].language: Input should be 'en', 'de', 'fr', 'es' or 'zh'"),
     ("port =", "Invalid value"),
+    (PEER + "tls = true", "peer 'pacs' is to be met over TLS: a [tls] table is missing"),
+    (PEER + 'certificate = "ab:cd"', "peer[1].certificate: Value error, not a SHA-256 fingerprint"),
+    (PEER + 'addresses = ["10.0.0.0/8", "ward 3"]', "peer[1].addresses[2]: Value error, neither an address nor a net"),
+    (WEB + 'url = "https://x/y"\ntls = true', "peer[1]: Value error, tls is for a peer that speaks DICOM"),
+    (TLS, "tls: Value error, name the authorities that vouch for peers"),
+    (TLS + "mutual = false\nonly = true\nport = 0", "tls: Value error, only = true with port = 0"),
 ]
 
 
