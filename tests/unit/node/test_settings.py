@@ -28,6 +28,7 @@ def load(home: Path, text: str = "") -> Settings:
     (home / FILE_NAME).write_text(text, encoding="utf-8")
     return load_settings(home)
 
+
 TLS = '[tls]\ncertificate = "a.pem"\nkey = "a.key"\n'
 
 MISTAKES = [
