@@ -71,7 +71,7 @@ class Incoming:
         Raises UnreadableInstance where it cannot be filed, Mismatch where it is not the announced one, StoreFull where
         it could not be made durable. Keeping the same bytes again changes nothing.
         """
-        facts = read_facts(self._part.path)
+        facts = _facts_of(self._part)
         _compare(facts, self._sop_class, self._sop_uid)
         self._part.sync()
         sha = self._part.sha256
@@ -175,6 +175,15 @@ class Intake:
     def _may_wake(self, facts: InstanceFacts) -> bool:
         """Whether a model may read it: not what may bear a verdict, nor what names us as its maker."""
         return facts.sop_class not in BEARERS and facts.manufacturer != self._manufacturer
+
+
+def _facts_of(part: Part) -> InstanceFacts:
+    try:
+        return read_facts(part.path)
+    except UnreadableInstance as why:
+        if isinstance(why.__cause__, OSError) and why.__cause__.errno:  # pydicom's own have no number
+            raise StoreFull(f"the store could not read an instance back: {why.__cause__.strerror}") from why
+        raise
 
 
 def _not_recorded(why: SQLAlchemyError) -> StoreFull:
