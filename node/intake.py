@@ -35,7 +35,6 @@ class _Arrival:
 
     part: Part
     kept: studies.Kept
-    wakes: bool = False
     done: bool = False
     why: Exception | None = None  # it was not kept
 
@@ -72,7 +71,7 @@ class Incoming:
         Raises UnreadableInstance where it cannot be filed, Mismatch where it is not the announced one, StoreFull where
         it could not be made durable. Keeping the same bytes again changes nothing.
         """
-        facts = read_facts(self._part.path)
+        facts = _facts_of(self._part)
         _compare(facts, self._sop_class, self._sop_uid)
         self._part.sync()
         sha = self._part.sha256
@@ -153,10 +152,7 @@ class Intake:
 
     def _transact(self, arrivals: Sequence[_Arrival]) -> None:
         with self.database.transaction() as session:
-            ours = studies.own_results(session, [one.kept.facts.sop_uid for one in arrivals])
-            for one in arrivals:
-                one.wakes = not (one.kept.facts.sop_uid in ours or self._is_ours_or_verdict(one.kept.facts))
-            outcomes = studies.keep_instances(session, [(one.kept, one.wakes) for one in arrivals])
+            outcomes = studies.keep_instances(session, [(one.kept, self._may_wake(one.kept.facts)) for one in arrivals])
             stopped: set[str] = set()
             for one, outcome in zip(arrivals, outcomes, strict=True):
                 kept = one.kept
@@ -164,7 +160,7 @@ class Intake:
                     log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
                     continue
                 # An edited result may keep our Manufacturer: only its UID decides.
-                if kept.facts.sop_class in BEARERS and kept.facts.sop_uid not in ours:
+                if kept.facts.sop_class in BEARERS and not outcome.is_ours:
                     verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
                 if self.store.size_of(kept.path) < 0:
                     # The same instance was just deleted because its time was over: without its file it is not kept.
@@ -176,9 +172,18 @@ class Intake:
                     ):
                         results.cancel_open(session, job_id, at=kept.at)
 
-    def _is_ours_or_verdict(self, facts: InstanceFacts) -> bool:
-        """Whether no model reads it, so that it wakes nobody: what may bear a verdict, and what names us its maker."""
-        return facts.sop_class in BEARERS or facts.manufacturer == self._manufacturer
+    def _may_wake(self, facts: InstanceFacts) -> bool:
+        """Whether a model may read it: not what may bear a verdict, nor what names us as its maker."""
+        return facts.sop_class not in BEARERS and facts.manufacturer != self._manufacturer
+
+
+def _facts_of(part: Part) -> InstanceFacts:
+    try:
+        return read_facts(part.path)
+    except UnreadableInstance as why:
+        if isinstance(why.__cause__, OSError) and why.__cause__.errno:  # pydicom's own have no number
+            raise StoreFull(f"the store could not read an instance back: {why.__cause__.strerror}") from why
+        raise
 
 
 def _not_recorded(why: SQLAlchemyError) -> StoreFull:

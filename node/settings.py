@@ -362,7 +362,7 @@ class Settings(BaseSettings):
             for destination in rule.destinations:
                 if destination != SENDER and destination not in names:
                     raise ValueError(f"rule {rule.name!r}: there is no peer {destination!r} (nor is it 'sender')")
-        if self.urgent_associations >= self.max_associations:
+        if any(peer.urgent for peer in self.peer) and self.urgent_associations >= self.max_associations:
             raise ValueError("urgent_associations must be less than max_associations: some must be left for the others")
         if self.tls is None and (wanting := [p.name for p in self.peer if p.tls or p.certificate]):
             raise ValueError(f"peer {wanting[0]!r} is to be met over TLS: a [tls] table is missing")

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, bindparam, func, select, update
+from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, func, literal, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -52,11 +52,6 @@ class Choice:
     reason: str
 
 
-def own_results(session: Session, sop_uids: Sequence[str]) -> frozenset[str]:
-    """Return which of these instances are ones that the node made itself."""
-    return frozenset(session.connection().execute(_OWN, {"sop_uids": sop_uids}).scalars())
-
-
 def keep_instance(session: Session, kept: Kept, *, wakes: bool) -> bool:
     """Record one instance as `keep_instances` does; return False where the same bytes were recorded before."""
     return keep_instances(session, [(kept, wakes)])[0].is_new
@@ -67,6 +62,7 @@ class Recorded:
     """What came of recording one instance."""
 
     is_new: bool  # False: the same bytes were recorded before
+    is_ours: bool  # the node made it itself
     in_conflict: bool  # the instances of its study name different patients
 
 
@@ -88,31 +84,51 @@ def keep_instances(session: Session, arrivals: Sequence[tuple[Kept, bool]]) -> l
     Another version of the same SOP Instance UID becomes the current one, the older stays.
     """
     connection = session.connection()
-    last_first = [kept for kept, _ in reversed(arrivals)]  # of those that bring one study, the first names it
-    study_of = {kept.facts.study_uid: kept for kept in last_first}
-    series_of = {(kept.facts.study_uid, kept.facts.series_uid): kept for kept in last_first}
     insert = _inserts(connection.dialect.name)
-    connection.execute(insert.study, [_study_values(study_of[uid]) for uid in sorted(study_of)])
-    standings = _lock(connection, list(study_of))
-    connection.execute(insert.series, [_series_values(series_of[key]) for key in sorted(series_of)])
+    standings = _lock(connection, insert, [kept for kept, _ in arrivals])
+    ours, versions = _known(connection, [kept.facts.sop_uid for kept, _ in arrivals])
     made: list[Recorded] = []
     for kept, wakes in arrivals:
+        is_ours = kept.facts.sop_uid in ours
         is_new = connection.execute(insert.instance, _instance_values(kept)).first() is not None
         standing = standings[kept.facts.study_uid]
         if is_new:
-            same = {"study": kept.facts.study_uid, "sop": kept.facts.sop_uid, "sha": kept.content_sha}
-            connection.execute(_OLDER, same)
-            _touch(session, standing, kept, wakes=wakes)
-        made.append(Recorded(is_new, standing.state == StudyState.CONFLICT))
+            if kept.facts.sop_uid in versions:
+                same = {"study": kept.facts.study_uid, "sop": kept.facts.sop_uid, "sha": kept.content_sha}
+                connection.execute(_OLDER, same)
+            versions.add(kept.facts.sop_uid)
+            _touch(session, standing, kept, wakes=wakes and not is_ours)
+        made.append(Recorded(is_new, is_ours, standing.state == StudyState.CONFLICT))
     changed = [{"key": uid, **_changes(one)} for uid, one in standings.items() if one.added]
     if changed:
         connection.execute(_TOUCHED, changed)
     return made
 
 
-def _lock(connection: Connection, uids: list[str]) -> dict[str, _Standing]:
-    rows = connection.execute(_LOCKED, {"uids": uids})
+def _lock(connection: Connection, insert: _Inserts, kepts: Sequence[Kept]) -> dict[str, _Standing]:
+    """Lock the studies of these instances, and make studies and series that are not there."""
+    studies = {kept.facts.study_uid: kept for kept in reversed(kepts)}  # the first that comes names its study
+    series = {(kept.facts.study_uid, kept.facts.series_uid): kept for kept in reversed(kepts)}
+    rows: Sequence[Any] = []
+    if insert.alone:
+        rows = connection.execute(_LOCKED, {"uids": list(studies)}).all()
+    missing = sorted(set(studies) - {row.uid for row in rows})
+    if missing:  # beside others, new ones are made before any is locked: two listeners must not wait for each other
+        connection.execute(insert.study, [_study_values(studies[uid]) for uid in missing])
+        rows = connection.execute(_LOCKED, {"uids": list(studies)}).all()
+    there = connection.execute(_SERIES_OF, {"studies": list(studies), "uids": [uid for _, uid in series]})
+    new = sorted(set(series) - {(row.study_uid, row.uid) for row in there})
+    if new:
+        connection.execute(insert.series, [_series_values(series[key]) for key in new])
     return {row.uid: _Standing(row.patient_id, row.state, row.reason, row.last_at) for row in rows}
+
+
+def _known(connection: Connection, sop_uids: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Return which of these instances are the node's own results, and of which a version is there."""
+    found: dict[str, set[str]] = {"result": set(), "instance": set()}
+    for row in connection.execute(_KNOWN, {"sop_uids": sop_uids}):
+        found[row.place].add(row.sop_uid)
+    return found["result"], found["instance"]
 
 
 def _changes(standing: _Standing) -> dict[str, Any]:
@@ -139,7 +155,14 @@ def _touch(session: Session, study: _Standing, kept: Kept, *, wakes: bool) -> No
 
 _STUDY, _SERIES, _INSTANCE = (Base.metadata.tables[name] for name in ("study", "series", "instance"))
 # Made once: an instance passes through each of them, and to build one takes longer than to run it.
-_OWN = select(ResultRow.sop_uid).where(ResultRow.sop_uid.in_(bindparam("sop_uids", expanding=True)))
+_SOP_UIDS: BindParameter[str] = bindparam("sop_uids", expanding=True)
+_KNOWN = union_all(
+    select(literal("result").label("place"), ResultRow.sop_uid).where(ResultRow.sop_uid.in_(_SOP_UIDS)),
+    select(literal("instance"), _INSTANCE.c.sop_uid).where(_INSTANCE.c.sop_uid.in_(_SOP_UIDS)),
+)
+_SERIES_OF = select(_SERIES.c.study_uid, _SERIES.c.uid).where(
+    _SERIES.c.study_uid.in_(bindparam("studies", expanding=True)), _SERIES.c.uid.in_(bindparam("uids", expanding=True))
+)
 _LOCKED = (
     select(_STUDY.c.uid, _STUDY.c.patient_id, _STUDY.c.state, _STUDY.c.reason, _STUDY.c.last_at)
     .where(_STUDY.c.uid.in_(bindparam("uids", expanding=True)))
@@ -171,6 +194,7 @@ class _Inserts(NamedTuple):
     study: Any
     series: Any
     instance: Any
+    alone: bool  # one transaction writes at a time
 
 
 @cache
@@ -180,6 +204,7 @@ def _inserts(dialect: str) -> _Inserts:
         insert(_STUDY).on_conflict_do_nothing(),
         insert(_SERIES).on_conflict_do_nothing(),
         insert(_INSTANCE).on_conflict_do_nothing().returning(_INSTANCE.c.id),
+        alone=dialect == "sqlite",
     )
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import logging
 import math
-import mmap
+import os
 import re
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -26,7 +26,7 @@ from pydicom.filereader import read_dataset, read_preamble
 from pydicom.tag import BaseTag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
 
-from node.dicom.walk import Damaged, Unusual, Walk
+from node.dicom.walk import Beyond, Damaged, Unusual, Walk
 from node.domain.study import InstanceFacts
 from node.errors import UnreadableInstance
 
@@ -41,6 +41,7 @@ _WANTED: list[BaseTag | int] = list(_TAGS.values())
 _NAMES = {int(tag): keyword for keyword, tag in _TAGS.items()}
 _META_LENGTH, _TRANSFER_SYNTAX = 0x00020000, 0x00020010
 _META_LENGTH_AT, _META_AT = 132, 144  # PS3.10 7.1: behind preamble, prefix and the group's length
+_BEGINNINGS = (1 << 17, 1 << 23)  # bytes of a file in which its header is looked for
 _UNUSUAL = {DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian}
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 9.1, lenient on leading zeros, which real devices send
 _PIXELS = frozenset({0x7FE00008, 0x7FE00009, 0x7FE00010})  # float, double float and integer pixel data
@@ -82,7 +83,7 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
     Raises UnreadableInstance, saying what is missing or damaged; never anything else, whatever the bytes are.
     """
     try:
-        header = _walked(_mapped(source))
+        header = _walked(source)
         if header is None:
             with quiet():
                 header = _read_header(source)
@@ -93,21 +94,29 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
         raise UnreadableInstance(f"not a readable DICOM instance ({type(why).__name__})") from why
 
 
-def _mapped(source: bytes | Path) -> memoryview:
-    """Return the bytes of *source*, of a file without reading them into memory."""
-    if isinstance(source, bytes):
-        return memoryview(source)
-    with source.open("rb", buffering=0) as file:
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))  # it goes with the last who holds it
-
-
-def _walked(data: memoryview) -> _Header | None:
+def _walked(source: bytes | Path) -> _Header | None:
     """Return the header where it is as the standard has it, in one of the usual encodings; else None."""
+    if isinstance(source, bytes):
+        return _walk(memoryview(source), len(source))
+    with source.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        for most in _BEGINNINGS:
+            file.seek(0)
+            with suppress(Beyond):
+                return _walk(memoryview(file.read(most)), size)
+    return None
+
+
+def _walk(data: memoryview, size: int) -> _Header | None:
+    """Return the header of a file of *size* bytes that begins with *data*; Beyond where it does not lie in them."""
     try:
         syntax, place = _read_meta(data)
         if syntax in _UNUSUAL:
             return None
-        values = Walk(data, place, implicit=syntax == ImplicitVRLittleEndian).until(_PIXELS, _NAMES)
+        walk = Walk(data, place, implicit=syntax == ImplicitVRLittleEndian, size=size)
+        values = walk.until(_PIXELS, _NAMES)
+    except Beyond:
+        raise
     except Unusual:
         return None
     return _Header({_NAMES[tag]: value for tag, value in values.items()}, syntax, "little")

@@ -1,7 +1,7 @@
 """The elements of a data set's top level by their lengths alone (PS3.5 section 7), in little endian.
 
-A tenth of the time that a general reader takes, since no value is looked at; and no more memory than what is wanted,
-however large the file is or says that it is. What is not quite as the standard has it is left to the general reader.
+A tenth of the time that a general reader takes, since no value is looked at, over the beginning of a file: no more of
+it is read, however large it is or says that it is. What is not quite as the standard has it is left to that reader.
 """
 
 from __future__ import annotations
@@ -31,11 +31,16 @@ class Unusual(ValueError):
     """Something that the standard does not have; the general reader may know better."""
 
 
-class Walk:
-    """A walk through *data*, bytes or a mapped file, that begins anywhere."""
+class Beyond(Unusual):
+    """What is wanted lies behind the bytes that are here."""
 
-    def __init__(self, data: memoryview, place: int, *, implicit: bool) -> None:
+
+class Walk:
+    """A walk from *place* through *data*, the beginning of *size* bytes."""
+
+    def __init__(self, data: memoryview, place: int, *, implicit: bool, size: int = -1) -> None:
         self._data, self._place, self._implicit = data, place, implicit
+        self._end = len(data) if size < 0 else size
 
     def until(self, stops: Collection[int], wanted: Collection[int]) -> dict[int, bytes]:
         """Return the values of the *wanted* tags before the first of *stops*.
@@ -43,7 +48,7 @@ class Walk:
         Raises Damaged, also where the element that stops it is cut short, and Unusual.
         """
         found: dict[int, bytes] = {}
-        end = len(self._data)
+        end = self._end
         while self._place < end:
             tag, length = self._element()
             if length != _UNDEFINED and length > end - self._place:
@@ -53,6 +58,7 @@ class Walk:
             if tag in wanted:
                 if length == _UNDEFINED:
                     raise Unusual
+                self._need(min(length, _LONGEST_VALUE))
                 found[tag] = bytes(self._data[self._place : self._place + min(length, _LONGEST_VALUE)])
             if length == _UNDEFINED:
                 self._sequence(1)
@@ -64,7 +70,7 @@ class Walk:
         """Read tag and length, and stand at the value."""
         place, data = self._place, self._data
         if place + 8 > len(data):
-            raise Damaged(_CUT)
+            self._need(8)
         group, element = _TAG.unpack_from(data, place)
         tag = group << 16 | element
         if self._implicit or group == 0xFFFE:
@@ -76,8 +82,7 @@ class Walk:
             return tag, _SHORT_LENGTH.unpack_from(data, place + 6)[0]
         if vr not in _LONG:
             raise Unusual
-        if place + 12 > len(data):
-            raise Damaged(_CUT)
+        self._need(12)
         self._place = place + 12
         length: int = _LENGTH.unpack_from(data, place + 8)[0]
         if vr == b"UN" and length == _UNDEFINED:
@@ -109,7 +114,14 @@ class Walk:
             else:
                 self._pass(length)
 
+    def _need(self, count: int) -> None:
+        """Make sure that so many bytes are here."""
+        if self._place + count > self._end:
+            raise Damaged(_CUT)
+        if self._place + count > len(self._data):
+            raise Beyond
+
     def _pass(self, length: int) -> None:
-        if length > len(self._data) - self._place:
+        if length > self._end - self._place:
             raise Damaged(_CUT)
         self._place += length

@@ -62,7 +62,8 @@ class Listener:
         self, host: str, port: int, room: WaitingRoom, admit: Admit, tls: ssl.SSLContext | None = None
     ) -> None:
         self._room, self._admit, self._tls = room, admit, tls
-        self._socket = socket.create_server((host, port), backlog=_BACKLOG)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         self._socket.setblocking(False)
         self.port = int(self._socket.getsockname()[1])
         self._guests: dict[_Guest, None] = {}  # the oldest first

@@ -137,7 +137,7 @@ class Receiver(Association):
         self.name = f"receiver-{address[0]}:{address[1]}"
         self._house, self._request = house, request
         self._wire = Wire(
-            connection, buffer=2 * house.max_pdu, idle=house.idle, pdu=house.pdu, ended=lambda: self._kill
+            connection, buffer=house.max_pdu, idle=house.idle, pdu=house.pdu, ended=lambda: self._kill
         )
         self._outlet = _Outlet(self._wire)
         self.dul = cast(Any, self._outlet)  # what negotiates and serves asks no more of it than this

@@ -7,6 +7,7 @@ import os
 import socket
 import sqlite3
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,8 @@ class Line:
         for one in (server, client):
             if self._reset:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # RST instead of FIN
+            with suppress(OSError):  # the other thread reads from it: until it hears an end, nothing is closed
+                one.shutdown(socket.SHUT_RD if self._reset else socket.SHUT_RDWR)
             one.close()
         self._listener.close()
 

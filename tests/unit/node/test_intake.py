@@ -197,3 +197,17 @@ def test_what_is_not_kept_leaves_nothing(world: World) -> None:
     with pytest.raises(Mismatch):
         intake.keep(part10(image), calling_ae="SCANNER", sop_uid="1.2.3")
     assert [path for path in world.store.root.rglob("*") if path.is_file()] == []
+
+
+def test_a_part_that_cannot_be_read_back_is_the_disks_fault(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No descriptor, a sick disk: the peer shall come again, not drop its copy."""
+
+    def no_descriptor(*_: object, **__: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    (image,) = synthetic_ct(slices=1)
+    with intake_of(world).receive(calling_ae="SCANNER") as incoming:
+        incoming.write(part10(image))
+        monkeypatch.setattr(Path, "open", no_descriptor)
+        with pytest.raises(StoreFull, match="Too many open files"):
+            incoming.keep()

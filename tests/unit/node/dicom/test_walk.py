@@ -31,7 +31,7 @@ def test_every_file_of_the_test_data_gives_the_same_facts_both_ways(data_dir: Pa
     for folder in sorted(path for path in data_dir.iterdir() if path.is_dir() and path.name != "malformed"):
         for file in sorted(folder.rglob("*.dcm"))[::25]:
             data = file.read_bytes()
-            found = header._walked(memoryview(data))
+            found = header._walked(file)
             seen += 1
             walked += found is not None
             if found is not None:
@@ -85,3 +85,17 @@ def test_a_claim_of_gigabytes_takes_no_memory() -> None:
     data = element((0x10, 0x20), 1 << 20, b"x" * (1 << 20)) + element((0x7FE0, 0x10), 2, b"ab")
     found = Walk(memoryview(data), 0, implicit=True).until({0x7FE00010}, {0x00100020})
     assert len(found[0x00100020]) == 1 << 16
+
+
+def test_a_header_behind_the_beginning_is_found_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first beginning is too short, the second is not; where both are, the general reader reads on."""
+    file = tmp_path / "image.dcm"
+    file.write_bytes(FILE)
+    facts = header.read_facts(FILE)
+    for beginnings in ((400, 1 << 20), (400, 500)):
+        monkeypatch.setattr(header, "_BEGINNINGS", beginnings)
+        assert header.read_facts(file) == facts
+    file.write_bytes(FILE[:-1])
+    monkeypatch.setattr(header, "_BEGINNINGS", (2000,))
+    with pytest.raises(UnreadableInstance, match="cut short"):
+        header.read_facts(file)
