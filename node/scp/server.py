@@ -57,6 +57,7 @@ def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
         (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end),
+        (evt.EVT_CONN_OPEN, handlers.on_open, [settings.network_timeout]),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]
     if armed():
