@@ -95,9 +95,9 @@ def on_open(event: Event, silence: float) -> None:
 
     pynetdicom's own timer runs between PDUs only: inside of one it would wait, and keep the place, for ever.
     """
-    seconds, rest = divmod(silence, 1.0)
+    limit = struct.pack("@ll", int(silence), int(silence % 1 * 1e6))
     connection: Any = event.assoc.dul.socket
-    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", int(seconds), int(rest * 1e6)))
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
 def on_requested(event: Event, store: Store, low_percent: float) -> None:
