@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -151,9 +152,12 @@ class CStoreTransport:
     @contextmanager
     def _association(self, contexts: list[PresentationContext], handlers: Sequence[Any] = ()) -> Iterator[Any]:
         peer = self._peer
-        association = self._ae.associate(
-            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers)
-        )
+        try:
+            association = self._ae.associate(
+                peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers)
+            )
+        except socket.gaierror as why:
+            raise PeerAway(f"{peer.where}: no address is known for that name; is the name service there?") from why
         if not association.is_established:
             raise _why_not(peer, association)
         reach("deliver.connected")
