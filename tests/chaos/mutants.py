@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
     "tests/unit/node/db", "tests/unit/node/test_store.py", "tests/unit/node/test_planning.py",
-    "tests/unit/node/test_sweep.py", "tests/unit/node/test_delivery.py", "tests/integration/test_scp.py",
+    "tests/unit/node/test_clock.py", "tests/unit/node/test_sweep.py", "tests/unit/node/test_delivery.py", "tests/integration/test_scp.py",
     "tests/unit/node/test_life_of_a_job.py",
 )  # fmt: skip
 
@@ -98,7 +98,11 @@ MUTANTS = (
     _m("a bell is forgotten before it is rung", "node/sweep.py", "            self.broker.ring(topic, job_id)\n            reach(",
        "            with self.database.transaction() as session:\n                events.mark_rung(session, [bell])\n"
        "            self.broker.ring(topic, job_id)\n            reach("),
-    _m("abandoned jobs stay", "node/sweep.py", "return lease_until is None or lease_until < now or is_dead(owner)", "return False"),
+    _m("abandoned jobs stay", "node/sweep.py", "return is_dead(owner) or (self._trusts_times and (lease_until is None or lease_until < now))", "return False"),
+    _m("leases are believed after a jump of the clock", "node/sweep.py", "is_dead(owner) or (self._trusts_times and (", "is_dead(owner) or (True and ("),
+    _m("times from an hour ahead stay", "node/sweep.py", "            self._mended = False\n", "            self._mended = True\n"),
+    _m("a lost connection to the database is a lost result", "node/db/session.py", "if time.monotonic() + _AGAIN > deadline:", "if True:"),
+    _m("a database that stands still is waited for", "node/db/session.py", "        if not patient:\n            bound(engine)\n"),
     _m("lost bells stay lost", "node/sweep.py", "self._tell_late, self._relay, self._ring_again)", "self._tell_late, self._relay)"),
     _m("success without the bytes", "node/scp/handlers.py", "return _refuse(OUT_OF_RESOURCES, calling_ae, why)", "return SUCCESS"),
     _m("success for another instance", "node/intake.py", "        _compare(facts, sop_class, sop_uid)\n"),
