@@ -13,9 +13,9 @@ from node.domain.job import HELD, JobState
 from node.domain.pause import is_paused
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
+from node.domain.waits import span
 from node.settings import Settings
 from node.store import Store
-from node.story import span
 
 _NOBODY_TAKES = timedelta(minutes=10)  # a job that waits so long while no worker is busy: nobody works
 _BACKLOG = timedelta(hours=2)  # a job that waits so long while workers are busy: there are too few

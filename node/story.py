@@ -16,6 +16,7 @@ from node.domain.job import ENDED, HELD, Event, Job, JobState
 from node.domain.pause import is_paused
 from node.domain.result import Delivery, DeliveryState
 from node.domain.study import Series, Study, StudyState
+from node.domain.waits import span
 
 _J, _D = JobState, DeliveryState
 _CONFIRMED = frozenset(arrivals.TAKEN)  # nobody waits for these any more
@@ -219,16 +220,6 @@ def short_who(who: str) -> str:
     """Return who did something without the numbers of the process."""
     role, _, place = who.partition("@")
     return f"{role} on {place.split(':')[0]}" if place else role
-
-
-def span(time: timedelta) -> str:
-    """Return a span of time in one unit."""
-    seconds = max(0, round(time.total_seconds()))
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3600} h" if seconds < 172_800 else f"{seconds // 86_400} days"
 
 
 def _count(number: int, one: str) -> str:
