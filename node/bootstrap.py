@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -66,7 +67,7 @@ class Services:
 
     def sweep(self) -> Sweep:
         """Return what time alone brings."""
-        return Sweep(self.database, self.store, self.broker, self.settings, self.now)
+        return Sweep(self.database, self.store, self.broker, self.settings, self.now, time.monotonic)
 
     def deliverer(self) -> Deliverer:
         """Return what sends results."""

@@ -113,9 +113,9 @@ def _of_store(store: Store, settings: Settings) -> Iterator[Need]:
         says = f"the disk is nearly full ({percent:.0f} % free): the node refuses images until there is room"
         helps = "make room, or let keep_inputs_days and keep_results_days delete what is done"
         yield Need(what="disk", count=1, says=says, helps=helps)
-    if count := store.count_quarantined():
+    if count := len(store.quarantined()):
         says = f"{_count(count, 'file', 'files')} of the store could not be filed"
-        yield Need(what="quarantine", count=count, says=says, helps=f"look at {store.quarantine}, then delete them")
+        yield Need(what="quarantine", count=count, says=says, helps="pacs-node quarantine list")
 
 
 def _of_pauses(session: Session, *, now: datetime) -> Iterator[Need]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from node.db import jobs, results, studies, verdicts
 from node.db.session import Database
@@ -19,6 +20,8 @@ from node.failpoints import reach
 from node.store import Store, sha256_hex
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 2.0  # seconds in which a lost connection to the database is made anew, before the sender is asked to wait
 
 
 class Mismatch(UnreadableInstance):
@@ -47,26 +50,25 @@ class Intake:
             size=len(data), calling_ae=calling_ae, at=self.now(),
         )  # fmt: skip
         try:
-            self._record(kept)
+            self.database.patiently(lambda session: self._record(session, kept), seconds=_PATIENCE)
         except SQLAlchemyError as why:
             raise StoreFull(f"the database did not take the record of an instance: {type(why).__name__}") from why
         reach("intake.committed")
         return facts
 
-    def _record(self, kept: studies.Kept) -> None:
-        with self.database.transaction() as session:
-            ours = studies.is_own_result(session, kept.facts.sop_uid)
-            bearer = kept.facts.sop_class in BEARERS  # what may bear a verdict: no model reads it, so it wakes nobody
-            wakes = not (ours or bearer or kept.facts.manufacturer == self._manufacturer)
-            new = studies.keep_instance(session, kept, wakes=wakes)
-            if new and bearer and not ours:  # an edited result may keep our Manufacturer: only its UID decides
-                verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
-            if new and self.store.size_of(kept.path) < 0:
-                # The same instance was just deleted because its time was over: without its file it is not kept.
-                raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
-            if new and studies.is_in_conflict(session, kept.facts.study_uid):
-                for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
-                    results.cancel_open(session, job_id, at=kept.at)
+    def _record(self, session: Session, kept: studies.Kept) -> None:
+        ours = studies.is_own_result(session, kept.facts.sop_uid)
+        bearer = kept.facts.sop_class in BEARERS  # what may bear a verdict: no model reads it, so it wakes nobody
+        wakes = not (ours or bearer or kept.facts.manufacturer == self._manufacturer)
+        new = studies.keep_instance(session, kept, wakes=wakes)
+        if new and bearer and not ours:  # an edited result may keep our Manufacturer: only its UID decides
+            verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
+        if new and self.store.size_of(kept.path) < 0:
+            # The same instance was just deleted because its time was over: without its file it is not kept.
+            raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
+        if new and studies.is_in_conflict(session, kept.facts.study_uid):
+            for job_id in jobs.stop_for_conflict(session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at):
+                results.cancel_open(session, job_id, at=kept.at)
         if not new:
             log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
 

@@ -225,9 +225,15 @@ class Store:
         """Where files lie that belong to nothing and that nobody could file; it may not exist yet."""
         return self.root / "quarantine"
 
-    def count_quarantined(self) -> int:
-        """Return how many files wait there for a person."""
-        return sum(path.is_file() for path in self.quarantine.rglob("*")) if self.quarantine.is_dir() else 0
+    def quarantined(self) -> list[str]:
+        """Return the names, relative to it, of the files that wait there for a person."""
+        return sorted(str(path.relative_to(self.quarantine)) for path in self.quarantine.rglob("*") if path.is_file())
+
+    def drop_quarantined(self, name: str) -> None:
+        """Delete a file of the quarantine so that it stays deleted after a power cut."""
+        path = self.quarantine / name
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
     def _check_room(self, wanted: int) -> None:
         if self.free_bytes() - wanted < self._min_free:

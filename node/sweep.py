@@ -13,6 +13,8 @@ from node.commitment import Reporter
 from node.counting import Counting
 from node.db import completion, events, jobs, results
 from node.db.session import Database
+from node.db.waiting import bring_back
+from node.delivery import LEASE
 from node.domain.job import Job
 from node.domain.peer import Peer
 from node.errors import BrokerAway, LeaseLost
@@ -30,6 +32,7 @@ from node.verdicts import look_at_pending
 
 log = logging.getLogger(__name__)
 
+_JUMP = timedelta(seconds=5)  # what daily corrections of a clock stay below
 _RING_AGAIN = timedelta(seconds=10)  # a pending job that nobody took for so long is rung for once more
 _DAY = timedelta(days=1)  # no association lasts so long: its process is gone where nobody here can see it
 _CARE_EVERY = timedelta(minutes=10)  # how often the store is looked after
@@ -46,8 +49,14 @@ class Clock(Protocol):
 class Sweep:
     """One round after another of everything that no request brings about."""
 
-    def __init__(self, database: Database, store: Store, broker: Broker, settings: Settings, now: Clock) -> None:
+    def __init__(
+        self, database: Database, store: Store, broker: Broker, settings: Settings, now: Clock,
+        monotonic: Callable[[], float],
+    ) -> None:  # fmt: skip
         self.database, self.store, self.broker, self.settings, self.now = database, store, broker, settings, now
+        self._monotonic, self._read = monotonic, (now(), monotonic())
+        self._trusts_from = monotonic()  # from when on times in the table are believed
+        self._mended = False
         self._rung: dict[str, datetime] = {}
         intake = Intake(database, store, now, manufacturer=settings.manufacturer)
         self._care_of = Care(database, store, intake, now)
@@ -73,7 +82,7 @@ class Sweep:
     def _parts(self) -> tuple[Callable[[], None], ...]:
         """The parts of a round; what may take seconds comes last."""
         due = (self._settle, self._free_abandoned, self._wake, self._tell_late, self._relay, self._ring_again)
-        return (self._ask, *due, self._report, self._look_at_verdicts, self._care, self._compare)
+        return (self._read_clock, self._ask, *due, self._report, self._look_at_verdicts, self._care, self._compare)
 
     def _ask(self) -> None:
         """Have peers asked for their counts; nobody waits for an answer here."""
@@ -83,15 +92,45 @@ class Sweep:
         """Have peers told what they asked the node to commit itself to."""
         self._reporter.round(self.lanes)
 
+    def _read_clock(self) -> None:
+        """Notice a clock that was put forward or back.
+
+        Put forward, it makes leases of living workers look over and arriving studies look quiet: for so long as each
+        of them needs to show that it lives, nothing is concluded from times. Put back, it makes everything wait.
+        """
+        was, lived = self._read
+        self._read = now, monotonic = self.now(), self._monotonic()
+        jumped = now - was - timedelta(seconds=monotonic - lived)
+        if abs(jumped) > _JUMP:
+            log.error("the clock was put by more than a little", extra={"seconds": jumped.total_seconds()})
+            self._trusts_from = monotonic + max(self.settings.lease, self.settings.quiet_period).total_seconds()
+            self._mended = False
+        if not self._mended:  # at start, too: the clock may have been put while the node was down
+            with self.database.transaction() as session:
+                count = bring_back(session, now=now, longest=max(self.settings.retry_cap, LEASE))
+            self._mended = True
+            if count:
+                log.warning("times that lay too far ahead were brought back", extra={"count": count})
+
+    @property
+    def _trusts_times(self) -> bool:
+        return self._monotonic() >= self._trusts_from
+
     def _settle(self) -> None:
+        if not self._trusts_times:
+            return
         settle_due(self.database, self.settings.rules, self.settings.waits, now=self.now())
 
     def _free_abandoned(self) -> None:
         """Take jobs and deliveries from workers that died or fell silent."""
         now = self.now()
+
+        def abandoned(owner: str, lease_until: datetime | None) -> bool:
+            return is_dead(owner) or (self._trusts_times and (lease_until is None or lease_until < now))
+
         with self.database.reading() as session:
-            held = [job for job in jobs.held(session) if _abandoned(job.owner, job.lease_until, now)]
-            sending = [one for one in results.sending(session) if _abandoned(one[1], one[2], now)]
+            held = [job for job in jobs.held(session) if abandoned(job.owner, job.lease_until)]
+            sending = [one for one in results.sending(session) if abandoned(one[1], one[2])]
         for job in held:
             self._free(job, now)
         self._free_associations(now)
@@ -171,7 +210,3 @@ class Sweep:
             return
         self._compared = self.now()
         self._care_of.reconcile()
-
-
-def _abandoned(owner: str, lease_until: datetime | None, now: datetime) -> bool:
-    return lease_until is None or lease_until < now or is_dead(owner)

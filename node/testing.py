@@ -56,7 +56,7 @@ class FixedClock:
     """A clock that moves only when it is told to."""
 
     def __init__(self, start: datetime = NOON) -> None:
-        self._now = start
+        self._now, self._lived = start, 0.0
 
     def __call__(self) -> datetime:
         """Return the time now, aware, UTC."""
@@ -65,6 +65,15 @@ class FixedClock:
     def advance(self, seconds: float) -> None:
         """Let *seconds* go by."""
         self._now += timedelta(seconds=seconds)
+        self._lived += seconds
+
+    def put(self, seconds: float) -> None:
+        """Put the clock forward, or back, while no time goes by."""
+        self._now += timedelta(seconds=seconds)
+
+    def monotonic(self) -> float:
+        """Return the seconds that have gone by."""
+        return self._lived
 
 
 class ScriptedPacs:

@@ -60,7 +60,7 @@ def _copied_sqlite(url: str, file: Path) -> Iterator[Session]:
 @contextmanager
 def _copied_postgresql(url: str, file: Path) -> Iterator[Session]:
     """pg_dump sees the snapshot that our own transaction exports, so that both say the same."""
-    engine = open_engine(url)
+    engine = open_engine(url, patient=True)
     try:
         with Session(engine.execution_options(isolation_level="REPEATABLE READ")) as session:
             snapshot = session.scalar(text("SELECT pg_export_snapshot()"))

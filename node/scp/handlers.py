@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+import struct
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -90,6 +92,16 @@ def as_file(event: Event) -> bytes:
 def _refuse(status: int, calling_ae: str, why: Exception, what: str = "instance refused") -> int:
     log.warning(what, extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
     return status
+
+
+def on_open(event: Event, silence: float) -> None:
+    """Give up a connection whose peer falls silent in the middle of a PDU.
+
+    pynetdicom's own timer runs between PDUs only: inside of one it would wait, and keep the place, for ever.
+    """
+    limit = struct.pack("@ll", int(silence), int(silence % 1 * 1e6))
+    connection: Any = event.assoc.dul.socket
+    connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
 
 def on_requested(event: Event, store: Store, low_percent: float) -> None:

@@ -71,6 +71,7 @@ def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = No
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end, [sendings]),
         (evt.EVT_RELEASED, handlers.on_released, [sendings]),
+        (evt.EVT_CONN_OPEN, handlers.on_open, [settings.network_timeout]),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]
     if armed():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -180,10 +181,13 @@ def associated(
 def _associated(
     ae: AE, peer: Peer, contexts: list[PresentationContext], *, handlers: Sequence[Any] = (), roles: Sequence[Any] = ()
 ) -> Iterator[Any]:
-    association = ae.associate(
-        peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers),
-        ext_neg=list(roles),
-    )  # fmt: skip
+    try:
+        association = ae.associate(
+            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers),
+            ext_neg=list(roles),
+        )  # fmt: skip
+    except socket.gaierror as why:
+        raise PeerAway(f"{peer.where}: no address is known for that name; is the name service there?") from why
     if not association.is_established:
         raise _why_not(peer, association)
     reach("deliver.connected")

@@ -252,7 +252,9 @@ class World:
 
     def sweep(self) -> Sweep:
         """Return a sweep that rings this world's broker."""
-        return Sweep(self.database, self.store, self.broker, self.settings(), self.clock)  # type: ignore[arg-type]
+        return Sweep(
+            self.database, self.store, self.broker, self.settings(), self.clock, self.clock.monotonic  # type: ignore[arg-type]
+        )
 
 
 def _seconds(seconds: float) -> timedelta:
