@@ -98,6 +98,8 @@ def _plainly(event: Event) -> str:
 
 _STUDY_WORDS: dict[str, Callable[[Event], str]] = {
     "settled": lambda e: f"the study settled, {e.detail}",
+    "mpps": lambda e: f"the modality says of its work (MPPS): {e.detail}",
+    "association broke off": lambda _: "an association broke off before its end; what it brought is kept",
     "reopened": lambda _: "a late instance came: the study opened again",
     "planned again": lambda _: "a person has it planned again",
     "conflict": lambda _: "an instance named another patient: everything of the study stopped",
@@ -167,7 +169,8 @@ def _open_ends(
     steps: list[str] = []
     if study.state is StudyState.OPEN:
         left = max(timedelta(0), study.last_at + quiet - now)
-        waits.append(f"more instances; it settles in {span(left)} if none comes")
+        known = study.reason.partition("waits: ")[2]  # as the sweep saw it last
+        waits.append(f"more instances; {known or f'it settles in {span(left)} if none comes'}")
     for job in asked:
         wait, step = _end_of(job, [one for one in peers if one.job_id == job.id], paused, now=now)
         waits += [f"{job.model} (job {job.id[:8]}): {wait}"] if wait else []

@@ -142,7 +142,7 @@ class World:
             {
                 "name": p.name, "ae_title": p.ae_title or None, "host": p.host or "127.0.0.1", "port": p.port or 104,
                 "timeout": p.timeout, "verify": p.verify, "url": p.url, "token": p.token, "user": p.user,
-                "password": p.password,
+                "password": p.password, "count": p.count, "count_after": p.count_after,
             }
             for p in self.peers
         ]  # fmt: skip
