@@ -117,13 +117,13 @@ def test_a_modality_that_names_no_step_is_told_its_name(door: Door, modality: An
     assert len(steps(door)) == 1
 
 
-REFUSED = {
-    "begun twice": (begun(), STEP, 0x0111),
-    "begun as completed": (begun("COMPLETED"), "2.25.701", 0x0106),
-    "an unknown status": (begun("MAYBE"), "2.25.701", 0x0106),
-    "no status": (begun(None), "2.25.701", 0x0120),
-    "no study": (begun(study=None), "2.25.701", 0x0121),
-    "a malformed study": (begun(study="1.2/../3"), "2.25.701", 0x0106),
+REFUSED: dict[str, tuple[dict[str, Any], str, int]] = {
+    "begun twice": ({}, STEP, 0x0111),
+    "begun as completed": ({"status": "COMPLETED"}, "2.25.701", 0x0106),
+    "an unknown status": ({"status": "MAYBE"}, "2.25.701", 0x0106),
+    "no status": ({"status": None}, "2.25.701", 0x0120),
+    "no study": ({"study": None}, "2.25.701", 0x0121),
+    "a malformed study": ({"study": "1.2/../3"}, "2.25.701", 0x0106),
 }
 
 
@@ -132,8 +132,8 @@ REFUSED = {
 def test_what_no_step_begins_with_is_refused(door: Door, modality: Any, what: str) -> None:
     """Each with its own status; the association lives."""
     assert create(modality, begun()) == 0x0000
-    ds, uid, status = REFUSED[what]
-    assert create(modality, ds, uid) == status
+    said, uid, status = REFUSED[what]
+    assert create(modality, begun(**said), uid) == status
     assert len(steps(door)) == 1
     assert change(modality, ended()).Status == 0x0000
 
