@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
@@ -36,6 +37,8 @@ _OUT_OF_RESOURCES = 0xA700
 _INVALID_ARGUMENT = 0x0115  # PS3.7 C.4.2
 _GLANCE = 0.2  # seconds between two looks whether a report came
 _PENDING = frozenset({0xFF00, 0xFF01})
+_SERVICES = frozenset({StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind})  # in any syntax
+_WRITTEN_IN = ExplicitVRLittleEndian  # every result
 _ENDED = "the association ended before this instance was sent"
 
 
@@ -81,6 +84,12 @@ class CStoreTransport:
             return _found(answers, file.sop_uid, self._peer)
         except RuntimeError as why:  # pynetdicom's word for an association that has ended
             raise PeerAway(f"{self._peer.where} ended the association during a query") from why
+
+    def takes(self, classes: Sequence[str]) -> frozenset[str]:
+        """Return which of these SOP classes the peer takes; storage in the syntax that results are written in."""
+        contexts = [build_context(one) if one in _SERVICES else build_context(one, _WRITTEN_IN) for one in classes]
+        with self._association([build_context(Verification), *contexts]) as association:
+            return frozenset(str(one.abstract_syntax) for one in association.accepted_contexts)
 
     def count(self, study_uids: Sequence[str]) -> Iterator[Counts | None]:
         """Yield the peer's own count of each study, over one association; PeerAway where it gives out."""

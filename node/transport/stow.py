@@ -66,6 +66,20 @@ class StowTransport:
             raise PeerRefused(f"{self._peer.where} answers HTTP {status} to a search: {_meaning(status)}")
         return time.monotonic() - began
 
+    def clock(self) -> datetime | None:
+        """Return what time it is at the server, by the date of its answer; None where it does not say."""
+        with self._client() as client:
+            try:
+                with client.stream("GET", "studies", params={"limit": "1"}) as response:
+                    said = response.headers.get("Date", "")
+            except httpx.RequestError as why:
+                raise self._away(why) from why
+        try:
+            told = parsedate_to_datetime(said)
+        except ValueError:
+            return None
+        return told if told.tzinfo else told.replace(tzinfo=UTC)
+
     def find(self, file: OutgoingFile) -> bool | None:
         """Return whether the peer has the instance (QIDO-RS); None where it cannot be asked."""
         return self.find_all([file])[0]
