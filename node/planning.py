@@ -63,7 +63,7 @@ def _settle(session: Session, uid: str, rules: Sequence[Rule], waits: Waits, *, 
         return None  # another sweep was faster, or its patient is in doubt
     verdict = decide(completion.evidence_of(session, study, rules), waits, now=now)
     if verdict.by is None:
-        studies.let_wait(session, study, reason=verdict.reason, look_at=verdict.look_at)
+        studies.let_wait(study, reason=verdict.reason, look_at=verdict.look_at)
         return None
     return _plan_all(session, study, rules, verdict.reason, now=now)
 

@@ -163,14 +163,9 @@ def look_soon(session: Session, uid: str) -> None:
     session.execute(update(StudyRow).where(mine).values(look_at=None).execution_options(synchronize_session=False))
 
 
-def let_wait(session: Session, study: StudyRow, *, reason: str, look_at: datetime | None) -> None:
-    """Leave an open study alone until *look_at*, unless something new comes; "" leaves its reason as it is."""
-    session.execute(
-        update(StudyRow)
-        .where(StudyRow.uid == study.uid, StudyRow.epoch == study.epoch, StudyRow.state == StudyState.OPEN)
-        .values(look_at=look_at, reason=reason or study.reason)
-        .execution_options(synchronize_session=False)
-    )
+def let_wait(study: StudyRow, *, reason: str, look_at: datetime | None) -> None:
+    """Leave an open study, its row locked, alone until *look_at*, unless something new comes; "": no new reason."""
+    study.look_at, study.reason = look_at, reason or study.reason
 
 
 def mark_settled(session: Session, study: StudyRow, *, reason: str) -> bool:

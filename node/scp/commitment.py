@@ -11,7 +11,11 @@ from typing import Any
 
 from pydicom import Dataset
 from pynetdicom.events import Event
-from pynetdicom.sop_class import StorageCommitmentPushModelInstance
+from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    StorageCommitmentPushModel,
+    StorageCommitmentPushModelInstance,
+    Verification,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from node.commitment import Reporter, Tell, peer_titled
@@ -32,6 +36,7 @@ NO_SUCH_ACTION, NOT_AUTHORIZED, RESOURCE_LIMITATION = 0x0123, 0x0124, 0x0213
 _MOST = 100_000  # instances of one question
 _GRACE = timedelta(seconds=10)  # the listener reports within it, or the sweep does
 _AFTER = 0.5  # seconds without another question: the answer goes first, and who hangs up at once has done so
+_ALONE = frozenset({StorageCommitmentPushModel, Verification})
 _PATIENCE = 15.0  # seconds for the answer to a report over the association of the question
 
 
@@ -117,7 +122,7 @@ class Answering:
                 known = len(self._waiting[association])
         try:
             for number in numbers:
-                if not association.is_established or not self._reporter.report(number, self._over(association)):
+                if not _waits(association) or not self._reporter.report(number, self._over(association)):
                     self._reporter.report(number)
         except Exception as why:  # noqa: BLE001  # the outermost frame of this thread: the sweep reports
             log.error("a report on storage commitment failed: %s", failure(why))
@@ -131,6 +136,14 @@ class Answering:
             return tell(association, kind, report, "the peer")
 
         return told
+
+
+def _waits(association: Any) -> bool:
+    """Return whether the peer is still there, and the association for nothing that a report could get mixed up with.
+
+    One that may store as well may be just about to: its next request would be taken for the answer to our report.
+    """
+    return association.is_established and all(one.abstract_syntax in _ALONE for one in association.accepted_contexts)
 
 
 def _refuse(status: int, calling_ae: str, why: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_context, evt
 from pynetdicom.events import Event
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
@@ -145,6 +147,24 @@ def test_who_hangs_up_is_called(requestor: Requestor) -> None:
     named = stored(requestor.door)
     assert requestor.ask(named) == 0x0000
     assert requestor.told() == (1, [uid for _, uid in named], {})
+    wait_for("its end in the table", reported(requestor.door), limit=10)
+
+
+def test_who_may_still_store_over_its_association_is_called(requestor: Requestor) -> None:
+    """A report between two images would be taken for something else; the images go on meanwhile."""
+    requestor.listen()
+    images = synthetic_ct(slices=8)
+    contexts = [build_context(MODEL), build_context(CT, ExplicitVRLittleEndian)]
+    association = AE(ae_title="SCANNER").associate(
+        "127.0.0.1", requestor.door.settings.port, contexts=contexts, ae_title=requestor.door.settings.ae_title
+    )
+    assert association.send_c_store(images[0]).Status == 0x0000
+    assert requestor.ask([(CT, str(images[0].SOPInstanceUID))], over=association) == 0x0000
+    for image in images[1:]:
+        assert association.send_c_store(image).Status == 0x0000
+        time.sleep(0.2)
+    association.release()
+    assert requestor.told()[0] == 1
     wait_for("its end in the table", reported(requestor.door), limit=10)
 
 

@@ -9,14 +9,17 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from node.counting import Counting
-from node.db import completion, steps
+from node.db import commit_requests, completion, copies, steps
 from node.db.completion import Open
+from node.db.tables import DeliveryRow
 from node.domain.peer import Counts, Peer
 from node.domain.step import StepState
 from node.domain.study import StudyState
@@ -212,10 +215,6 @@ def test_the_node_s_own_results_at_the_peer_are_not_awaited(world: World) -> Non
 
 def _deliver(world: World, job_id: str) -> None:
     """Take all deliveries of a job for accepted."""
-    from sqlalchemy import update
-
-    from node.db.tables import DeliveryRow
-
     with world.database.transaction() as session:
         session.execute(update(DeliveryRow).where(DeliveryRow.job_id == job_id).values(state="acked"))
 
@@ -425,3 +424,18 @@ def test_a_trickle_is_read_at_the_longest_wait(sqlite_world: World) -> None:
         settled += world.settle(19)
     assert [one.reason.split(";")[0] for one in settled] == ["waited 90 min, the longest wait"]
     assert settled[0].revision == 1
+
+
+def test_a_restored_node_awaits_no_association_of_the_old_one(world: World) -> None:
+    """Nor does anybody who is no more hold a question for storage commitment."""
+    world.keep(*synthetic_ct(slices=3))
+    hold(world, "a", owner="scp@elsewhere:1:1:1")
+    with world.database.transaction() as session:
+        number = commit_requests.take(session, "A", "1.2", {"1": "2"}, at=world.clock(), wait=timedelta(0))
+        assert number is not None
+        lease = timedelta(days=1)
+        assert commit_requests.claim(session, number, owner="x@elsewhere:1:1:1", now=world.clock(), lease=lease)
+        copies.make_safe(session, at=world.clock())
+        assert completion.held(session) == []
+        assert commit_requests.held(session) == []
+        assert commit_requests.due(session, now=world.clock()) == [(number, "A")]
