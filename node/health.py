@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from node.db import arrivals, jobs, lookups, pauses, results, studies
+from node.db import arrivals, commit_requests, jobs, lookups, pauses, results, studies
 from node.domain.job import HELD, JobState
 from node.domain.pause import is_paused
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
+from node.domain.waits import span
 from node.settings import Settings
 from node.store import Store
-from node.story import span
 
 _NOBODY_TAKES = timedelta(minutes=10)  # a job that waits so long while no worker is busy: nobody works
 _BACKLOG = timedelta(hours=2)  # a job that waits so long while workers are busy: there are too few
@@ -48,6 +48,7 @@ def needs(session: Session, store: Store, settings: Settings, home: Home, *, now
         *_of_studies(session),
         *_of_jobs(session, paused, now=now),
         *_of_peers(session, paused, now=now),
+        *_of_questions(session, now=now),
         *_of_store(store, settings),
         *_of_pauses(session, now=now),
     ]
@@ -105,6 +106,13 @@ def _of_peers(session: Session, paused: Collection[str], *, now: datetime) -> It
         if not is_paused(paused, queue="io", peer=peer):
             says = f"{peer} has not taken {_count(count, 'result', 'results')}, the oldest since {span(now - since)}"
             yield Need(what="away", count=count, says=says, helps=f"pacs-node echo {peer}")
+
+
+def _of_questions(session: Session, *, now: datetime) -> Iterator[Need]:
+    for title, count, reason in commit_requests.unreported(session, before=now - _AWAY):
+        says = f"{title} asked for storage commitment and takes no report on {_count(count, 'question', 'questions')}"
+        helps = "are host and port of its [[peer]] right, and does it listen there?"
+        yield Need(what="commitment", count=count, says=f"{says}: {reason}", helps=helps)
 
 
 def _of_store(store: Store, settings: Settings) -> Iterator[Need]:

@@ -26,7 +26,8 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
-from node.domain.peer import SENDER, Peer, Verify
+from node.domain.completion import Waits
+from node.domain.peer import SENDER, Counts, Peer, Verify
 from node.domain.profile import DEFAULT, Language, Profile, SegType, Split, SrClass
 from node.domain.rule import LateImages, Rule
 from node.errors import NotFound, SettingsError
@@ -119,6 +120,8 @@ class PeerSettings(BaseModel):
     timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
     profile: Name = DEFAULT  # in which objects it is told what was found
     verify: Verify = Verify.QUERY  # how the node makes sure that it has what it took
+    count: Counts = Counts.NONE  # whether its own count says that a study which it sends is complete
+    count_after: Duration = timedelta(seconds=3)  # without a new instance, before it is asked
 
     @model_validator(mode="after")
     def _reachable_in_one_way(self) -> PeerSettings:
@@ -133,6 +136,10 @@ class PeerSettings(BaseModel):
             raise ValueError("a token or password is only sent over https")
         if self.url and self.verify is Verify.COMMITMENT:
             raise ValueError("verify = 'commitment' needs DICOM: a peer with a url is asked by 'query'")
+        if self.count is not Counts.NONE and self.ae_title is None:
+            raise ValueError("count needs the ae_title under which the peer sends studies to the node")
+        if self.count is not Counts.NONE and (self.count is Counts.QIDO) != bool(self.url):
+            raise ValueError("count = 'qido' is for a peer with a url, count = 'c-find' for one without")
         return self
 
     def to_domain(self) -> Peer:
@@ -201,6 +208,7 @@ class RuleSettings(BaseModel):
     priority: int = Field(default=5, ge=1, le=9)
     deadline: Wait = timedelta(0)  # after settling, by which results should be at every destination; 0: none
     late_images: LateImages = LateImages.REVISE
+    required_series: tuple[Pattern, ...] = ()
     destinations: tuple[str, ...] = (SENDER,)
 
     @model_validator(mode="after")
@@ -249,6 +257,7 @@ class Settings(BaseSettings):
     keep_inputs_days: float = Field(default=0.0, ge=0, le=36500)  # received images of finished studies; 0: for ever
     keep_results_days: float = Field(default=0.0, ge=0, le=36500)  # frozen results of finished studies; 0: for ever
     quiet_period: Duration = timedelta(seconds=60)  # silence after which a study is complete
+    longest_wait: Duration = timedelta(minutes=90)  # then a study settles, whatever says that images lack
     sweep_interval: Duration = timedelta(seconds=2)
     database_url: SecretStr = SecretStr("")  # empty: SQLite in the home folder
     broker_url: SecretStr = SecretStr("")  # empty: a private Redis that `pacs-node up` starts
@@ -301,6 +310,8 @@ class Settings(BaseSettings):
             for destination in rule.destinations:
                 if destination != SENDER and destination not in names:
                     raise ValueError(f"rule {rule.name!r}: there is no peer {destination!r} (nor is it 'sender')")
+        if self.longest_wait < self.quiet_period:
+            raise ValueError("longest_wait must not be shorter than quiet_period")
         if self.heartbeat * 3 > self.lease:
             raise ValueError("lease must be at least three times heartbeat")
         return self
@@ -314,6 +325,11 @@ class Settings(BaseSettings):
     def rules(self) -> tuple[Rule, ...]:
         """All rules, in the order of the file."""
         return tuple(rule.to_domain() for rule in self.rule)
+
+    @property
+    def waits(self) -> Waits:
+        """How long a study waits for more instances."""
+        return Waits(quiet=self.quiet_period, longest=self.longest_wait)
 
     @property
     def profiles(self) -> dict[str, Profile]:

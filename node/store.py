@@ -104,7 +104,8 @@ class Store:
     def verify(self, name: str, sha256: str) -> bool:
         """Return whether the bytes of *name* are still those that were kept."""
         try:
-            return sha256_hex(self.path(name).read_bytes()) == sha256
+            with self.path(name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
         except FileNotFoundError:
             return False
 

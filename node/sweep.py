@@ -9,26 +9,32 @@ from typing import Protocol
 
 from node.broker import Broker
 from node.care import Care
-from node.db import events, jobs, results
+from node.commitment import Reporter
+from node.counting import Counting
+from node.db import completion, events, jobs, results
 from node.db.session import Database
 from node.db.waiting import bring_back
 from node.delivery import LEASE
 from node.domain.job import Job
+from node.domain.peer import Peer
 from node.errors import BrokerAway, LeaseLost
 from node.failpoints import reach
 from node.intake import Intake
+from node.lanes import Lanes
 from node.logs import failure
-from node.planning import settle_quiet
-from node.processes import is_dead
+from node.planning import settle_due
+from node.processes import identity, is_dead
 from node.retention import delete_what_is_over
 from node.settings import Settings
 from node.store import Store
+from node.transport import Transport, open_transport
 from node.verdicts import look_at_pending
 
 log = logging.getLogger(__name__)
 
 _JUMP = timedelta(seconds=5)  # what daily corrections of a clock stay below
 _RING_AGAIN = timedelta(seconds=10)  # a pending job that nobody took for so long is rung for once more
+_DAY = timedelta(days=1)  # no association lasts so long: its process is gone where nobody here can see it
 _CARE_EVERY = timedelta(minutes=10)  # how often the store is looked after
 _COMPARE_EVERY = timedelta(hours=1)  # how often it is compared with the table; once at start
 
@@ -56,6 +62,12 @@ class Sweep:
         self._care_of = Care(database, store, intake, now)
         self._cared: datetime | None = None
         self._compared: datetime | None = None
+        self.lanes = Lanes()
+        self._reporter = Reporter(database, store, settings, now, identity("sweep"))
+        self._counting = Counting(database, settings, self._transport_to, now, self.lanes)
+
+    def _transport_to(self, peer: Peer) -> Transport:
+        return open_transport(peer, calling_ae=self.settings.ae_title)
 
     def round(self) -> None:
         """Do everything that is due now. One part that fails delays no other; each is tried again next round."""
@@ -70,7 +82,15 @@ class Sweep:
     def _parts(self) -> tuple[Callable[[], None], ...]:
         """The parts of a round; what may take seconds comes last."""
         due = (self._settle, self._free_abandoned, self._wake, self._tell_late, self._relay, self._ring_again)
-        return (self._read_clock, *due, self._look_at_verdicts, self._care, self._compare)
+        return (self._read_clock, self._ask, *due, self._report, self._look_at_verdicts, self._care, self._compare)
+
+    def _ask(self) -> None:
+        """Have peers asked for their counts; nobody waits for an answer here."""
+        self._counting.round()
+
+    def _report(self) -> None:
+        """Have peers told what they asked the node to commit itself to."""
+        self._reporter.round(self.lanes)
 
     def _read_clock(self) -> None:
         """Notice a clock that was put forward or back.
@@ -99,7 +119,7 @@ class Sweep:
     def _settle(self) -> None:
         if not self._trusts_times:
             return
-        settle_quiet(self.database, self.settings.rules, quiet=self.settings.quiet_period, now=self.now())
+        settle_due(self.database, self.settings.rules, self.settings.waits, now=self.now())
 
     def _free_abandoned(self) -> None:
         """Take jobs and deliveries from workers that died or fell silent."""
@@ -113,9 +133,18 @@ class Sweep:
             sending = [one for one in results.sending(session) if abandoned(one[1], one[2])]
         for job in held:
             self._free(job, now)
+        self._free_associations(now)
         for delivery_id, owner, _ in sending:
             with self.database.transaction() as session:
                 results.give_up_sending(session, delivery_id, owner=owner, at=now)
+
+    def _free_associations(self, now: datetime) -> None:
+        """Forget associations whose process is dead: nobody sends over them any more."""
+        with self.database.reading() as session:
+            gone = [key for key, owner, since in completion.held(session) if is_dead(owner) or since < now - _DAY]
+        if gone:
+            with self.database.transaction() as session:
+                completion.release(session, gone)
 
     def _free(self, job: Job, now: datetime) -> None:
         try:

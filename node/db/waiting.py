@@ -8,11 +8,22 @@ from typing import Any, cast
 from sqlalchemy import CursorResult, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from node.db.tables import BreakerRow, DeliveryRow, JobRow, StudyRow, VerdictPendingRow
+from node.db.tables import (
+    BreakerRow,
+    CommitRequestRow,
+    CountRow,
+    DeliveryRow,
+    JobRow,
+    StudyRow,
+    VerdictPendingRow,
+)
 
-_LIVED = (StudyRow.last_at, JobRow.updated_at)  # what has happened, and is waited from
-_WAITS = (JobRow.not_before, DeliveryRow.next_at, VerdictPendingRow.not_before)
-_HELD = (JobRow.lease_until, DeliveryRow.lease_until, BreakerRow.until)
+_LIVED = (StudyRow.last_at, StudyRow.opened_at, JobRow.updated_at)  # what has happened, and is waited from
+_WAITS = (
+    JobRow.not_before, DeliveryRow.next_at, VerdictPendingRow.not_before, StudyRow.look_at, CountRow.next_at,
+    CommitRequestRow.next_at,
+)  # fmt: skip
+_HELD = (JobRow.lease_until, DeliveryRow.lease_until, BreakerRow.until, CommitRequestRow.lease_until)
 
 
 def bring_back(session: Session, *, now: datetime, longest: timedelta) -> int:

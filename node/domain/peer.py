@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,6 +17,14 @@ class Verify(StrEnum):
     QUERY = "query"  #: it is asked for each instance by C-FIND or QIDO-RS
     COMMITMENT = "commitment"  #: it is asked to commit itself to the set (DICOM storage commitment)
     NONE = "none"  #: its answer to the sending is enough
+
+
+class Counts(StrEnum):
+    """How a peer is asked how many instances of a study it has."""
+
+    NONE = "none"  #: not at all
+    CFIND = "c-find"  #: by C-FIND at SERIES level, else at STUDY level
+    QIDO = "qido"  #: by QIDO-RS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +43,8 @@ class Peer:
     timeout: float = 30.0  # seconds for connect, association and each answer
     profile: str = "default"  # in which objects it is told what was found
     verify: Verify = Verify.QUERY
+    count: Counts = Counts.NONE  # whether its own count says that a study which it sends is complete
+    count_after: timedelta = timedelta(seconds=3)  # without a new instance, before it is asked
 
     @property
     def where(self) -> str:

@@ -22,6 +22,7 @@ from node.dicom.commitment import read_report
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
 from node.intake import Intake, Mismatch
+from node.scp.sendings import Sendings
 from node.settings import Settings
 from node.store import Store
 
@@ -37,7 +38,9 @@ INVALID_ARGUMENT, NO_SUCH_EVENT = 0x0115, 0x0113  # PS3.7 C.4.2
 TRANSIENT, CONGESTED = 0x02, (0x03, 0x01)  # PS3.8 Table 9-21
 
 
-def on_c_store(event: Event, intake: Intake, max_bytes: int, no_senders: frozenset[str]) -> int:
+def on_c_store(
+    event: Event, intake: Intake, max_bytes: int, no_senders: frozenset[str], sendings: Sendings
+) -> int:
     """Keep one instance. We say SUCCESS only when its bytes and its row are safe on disk.
 
     What we did not foresee is left to pynetdicom: it logs the traceback and answers 0xC211.
@@ -62,6 +65,7 @@ def on_c_store(event: Event, intake: Intake, max_bytes: int, no_senders: frozens
         return _refuse(CANNOT_UNDERSTAND, calling_ae, why)  # the peer should not send this one again
     except StoreFull as why:
         return _refuse(OUT_OF_RESOURCES, calling_ae, why)  # the peer should try again later
+    sendings.brought(event.assoc, facts.study_uid, calling_ae=calling_ae)
     log.debug("instance kept", extra={"calling_ae": calling_ae, "sop_instance_uid": facts.sop_uid})
     return SUCCESS
 
@@ -142,6 +146,12 @@ def on_commitment_report(
     return SUCCESS, None
 
 
-def on_end(event: Event) -> None:
+def on_released(event: Event, sendings: Sendings) -> None:
+    """Note that an association ended as it should."""
+    sendings.ended(event.assoc, broke_off=False)
+
+
+def on_end(event: Event, sendings: Sendings) -> None:
     """Note that an association ended before its time."""
+    sendings.ended(event.assoc, broke_off=True)
     log.warning("association aborted", extra={"calling_ae": event.assoc.requestor.ae_title.strip()})

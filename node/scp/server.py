@@ -8,15 +8,20 @@ from typing import Any, cast
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    ModalityPerformedProcedureStep,
     StorageCommitmentPushModel,
     Verification,
 )
 from pynetdicom.transport import ThreadedAssociationServer
 
+from node.commitment import Reporter
 from node.domain.peer import Verify
 from node.failpoints import armed
 from node.intake import Intake
-from node.scp import handlers
+from node.processes import identity
+from node.scp import commitment, handlers, mpps
+from node.scp.commitment import Answering
+from node.scp.sendings import Sendings
 from node.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -31,7 +36,9 @@ def make_ae(settings: Settings) -> AE:
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
     ae.add_supported_context(Verification)
-    # The peer opens the association and is the provider all the same: PS3.4 J.3.3 by PS3.7 D.3.3.4.
+    ae.add_supported_context(ModalityPerformedProcedureStep)
+    # We are asked to commit ourselves; and the peer that opens the association to report is the provider all the same:
+    # PS3.4 J.3.3 by PS3.7 D.3.3.4.
     ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
     ae.require_called_aet = True
     if not settings.accept_unknown_senders:
@@ -49,14 +56,21 @@ def make_ae(settings: Settings) -> AE:
     return ae
 
 
-def start_scp(settings: Settings, intake: Intake) -> ThreadedAssociationServer:
-    """Listen for associations until the returned server is shut down."""
+def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = None) -> ThreadedAssociationServer:
+    """Listen for associations until the returned server is shut down; *sendings* may be given to be waited for."""
     ae = make_ae(settings)
+    sendings = sendings or Sendings(intake.database, intake.now)
+    reporter = Reporter(intake.database, intake.store, settings, intake.now, identity("scp"))
+    no_senders = _no_senders(settings)
     bound: list[Any] = [
-        (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes, _no_senders(settings)]),
+        (evt.EVT_C_STORE, handlers.on_c_store, [intake, settings.max_instance_bytes, no_senders, sendings]),
+        (evt.EVT_N_CREATE, mpps.on_n_create, [intake.database, intake.now, no_senders]),
+        (evt.EVT_N_SET, mpps.on_n_set, [intake.database, intake.now, no_senders]),
+        (evt.EVT_N_ACTION, commitment.on_n_action, [intake.database, settings, intake.now, Answering(reporter)]),
         (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
-        (evt.EVT_ABORTED, handlers.on_end),
+        (evt.EVT_ABORTED, handlers.on_end, [sendings]),
+        (evt.EVT_RELEASED, handlers.on_released, [sendings]),
         (evt.EVT_CONN_OPEN, handlers.on_open, [settings.network_timeout]),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from node.domain.peer import Answer, CommitReport, OutgoingFile, Peer
+from node.transport.counts import Counts
 from node.transport.cstore import CStoreTransport
 from node.transport.stow import StowTransport
 
@@ -21,6 +22,9 @@ class Transport(Protocol):
 
     def find_all(self, files: Sequence[OutgoingFile]) -> list[bool | None]:
         """Return the same for each of several instances, asked over one connection."""
+
+    def count(self, study_uids: Sequence[str]) -> Iterator[Counts | None]:
+        """Yield how many instances of each study the peer has, by its own count; None where it does not count."""
 
     def commit(
         self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]
