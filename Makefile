@@ -16,7 +16,7 @@ demo: ## set up all that is needed and show the whole way of a study (KEEP=1: le
 test: ## set up all that is needed and run every test but the long ones
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(MAKE) --no-print-directory check
-	$(BIN)/pytest -m "not system and not viewers and not chaos"
+	$(BIN)/pytest -n 2 --dist loadfile -m "not system and not viewers and not chaos"
 
 test-system: ## whole nodes, real peers, kill -9
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

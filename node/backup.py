@@ -278,7 +278,7 @@ def _revive(manifest: Manifest, part: Path, home: Path, *, at: datetime) -> dict
         raise SettingsError(f"the database that {home} is to have is not empty: set database_url to an empty one")
     copies.put_back(part / _DATABASE, url)
     migrate(url)
-    engine = open_engine(url)
+    engine = open_engine(url, patient=True)
     try:
         with Database(engine).transaction() as session:
             return copies.make_safe(session, at=at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -54,7 +55,7 @@ class Services:
 
     def transport_to(self, peer: Peer) -> Transport:
         """Return the way to *peer*."""
-        return open_transport(peer, calling_ae=self.settings.ae_title, papers=self.settings.papers)
+        return open_transport(peer, calling_ae=self.settings.ae_title)
 
     def intake(self) -> Intake:
         """Return what keeps instances."""
@@ -66,7 +67,7 @@ class Services:
 
     def sweep(self) -> Sweep:
         """Return what time alone brings."""
-        return Sweep(self.database, self.store, self.broker, self.settings, self.now)
+        return Sweep(self.database, self.store, self.broker, self.settings, self.now, time.monotonic)
 
     def deliverer(self) -> Deliverer:
         """Return what sends results."""

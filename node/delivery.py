@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import uuid4
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from node.db import breakers, commitments, jobs, results
 from node.db.results import Outcome
@@ -31,8 +30,7 @@ from node.transport import Transport
 log = logging.getLogger(__name__)
 
 EXPLICIT_VR_LE = "1.2.840.10008.1.2.1"  # what every result is written in
-_AGAIN = 1.0  # seconds between two tries to reach the database
-_LEASE = timedelta(minutes=10)  # a peer that needs longer for one set is asked again
+LEASE = timedelta(minutes=10)  # a peer that needs longer for one set is asked again
 _PROBE_MARGIN = timedelta(seconds=30)  # beyond the peer's own times, before another worker may look for it
 _LOOKS = 5  # a peer that took an instance and still does not show it is sent it again
 _ASKS = 3  # a peer that still does not report on commitment is queried
@@ -83,19 +81,12 @@ class Deliverer:
 
     def _let_go(self, batch: Sequence[tuple[Delivery, Result]]) -> None:
         """Say that the sending failed; where it is the database that is away, once that is back."""
-        deadline = time.monotonic() + _LEASE.total_seconds()  # then the sweep does it
-        while time.monotonic() < deadline:
-            try:
-                with self.database.transaction() as session:
-                    for delivery, _ in batch:
-                        results.give_up_sending(
-                            session, delivery.id, owner=self.worker, at=self.now(), reason="sending failed"
-                        )
-            except SQLAlchemyError as why:
-                log.warning("the database does not take word of a failed delivery: %s", type(why).__name__)
-                time.sleep(_AGAIN)
-            else:
-                return
+
+        def tell(session: Session) -> None:
+            for delivery, _ in batch:
+                results.give_up_sending(session, delivery.id, owner=self.worker, at=self.now(), reason="sending failed")
+
+        self.database.patiently(tell, seconds=LEASE.total_seconds())  # then the sweep does it
 
     def _look_for_peers(self, job_id: str) -> None:
         """Look for the absent peers of a job whose time has come, each by one worker at a time."""
@@ -164,7 +155,7 @@ class Deliverer:
             job = jobs.get(session, job_id, lock=True)
             if job.state not in (JobState.RESULT_READY, JobState.DELIVERING):
                 return []
-            batch = results.claim(session, job.id, worker=self.worker, now=now, lease=_LEASE)
+            batch = results.claim(session, job.id, worker=self.worker, now=now, lease=LEASE)
             if batch and job.state is JobState.RESULT_READY:
                 jobs.advance(session, job, JobState.DELIVERING, at=now)
             return batch
@@ -260,7 +251,7 @@ class Deliverer:
             job = jobs.get(session, job_id, lock=True)
             if job.state not in (JobState.RESULT_READY, JobState.DELIVERING):
                 return []
-            return results.claim_looks(session, job.id, worker=self.worker, now=self.now(), lease=_LEASE)
+            return results.claim_looks(session, job.id, worker=self.worker, now=self.now(), lease=LEASE)
 
     def _look(self, batch: Sequence[tuple[Delivery, Result]]) -> list[tuple[Delivery, Outcome]]:
         """Return what is known of the accepted results of one set at one peer, after asking it."""

@@ -8,14 +8,14 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from node.db import arrivals, jobs, lookups, pauses, results, studies
+from node.db import arrivals, commit_requests, jobs, lookups, pauses, results, studies
 from node.domain.job import HELD, JobState
 from node.domain.pause import is_paused
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
+from node.domain.waits import span
 from node.settings import Settings
 from node.store import Store
-from node.story import span
 from node.tls import expires
 
 _NOBODY_TAKES = timedelta(minutes=10)  # a job that waits so long while no worker is busy: nobody works
@@ -50,6 +50,7 @@ def needs(session: Session, store: Store, settings: Settings, home: Home, *, now
         *_of_studies(session),
         *_of_jobs(session, paused, now=now),
         *_of_peers(session, paused, now=now),
+        *_of_questions(session, now=now),
         *_of_store(store, settings),
         *_of_certificate(settings, now=now),
         *_of_pauses(session, now=now),
@@ -121,15 +122,22 @@ def _of_certificate(settings: Settings, *, now: datetime) -> Iterator[Need]:
         yield Need(what="certificate", count=1, says=says, helps=helps)
 
 
+def _of_questions(session: Session, *, now: datetime) -> Iterator[Need]:
+    for title, count, reason in commit_requests.unreported(session, before=now - _AWAY):
+        says = f"{title} asked for storage commitment and takes no report on {_count(count, 'question', 'questions')}"
+        helps = "are host and port of its [[peer]] right, and does it listen there?"
+        yield Need(what="commitment", count=count, says=f"{says}: {reason}", helps=helps)
+
+
 def _of_store(store: Store, settings: Settings) -> Iterator[Need]:
     free, percent = store.free_bytes(), store.free_percent()
     if free < settings.min_free_bytes or percent < settings.disk_low_percent:
         says = f"the disk is nearly full ({percent:.0f} % free): the node refuses images until there is room"
         helps = "make room, or let keep_inputs_days and keep_results_days delete what is done"
         yield Need(what="disk", count=1, says=says, helps=helps)
-    if count := store.count_quarantined():
+    if count := len(store.quarantined()):
         says = f"{_count(count, 'file', 'files')} of the store could not be filed"
-        yield Need(what="quarantine", count=count, says=says, helps=f"look at {store.quarantine}, then delete them")
+        yield Need(what="quarantine", count=count, says=says, helps="pacs-node quarantine list")
 
 
 def _of_pauses(session: Session, *, now: datetime) -> Iterator[Need]:

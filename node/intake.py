@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from node.db import jobs, results, studies, verdicts
 from node.db.session import Database
@@ -23,6 +24,8 @@ from node.failpoints import reach
 from node.store import Part, Store
 
 log = logging.getLogger(__name__)
+
+_PATIENCE = 2.0  # seconds in which a lost connection to the database is made anew, before the sender is asked to wait
 
 
 class Mismatch(UnreadableInstance):
@@ -151,26 +154,28 @@ class Intake:
             reach("intake.committed")
 
     def _transact(self, arrivals: Sequence[_Arrival]) -> None:
-        with self.database.transaction() as session:
-            outcomes = studies.keep_instances(session, [(one.kept, self._may_wake(one.kept.facts)) for one in arrivals])
-            stopped: set[str] = set()
-            for one, outcome in zip(arrivals, outcomes, strict=True):
-                kept = one.kept
-                if not outcome.is_new:
-                    log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
-                    continue
-                # An edited result may keep our Manufacturer: only its UID decides.
-                if kept.facts.sop_class in BEARERS and not outcome.is_ours:
-                    verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
-                if self.store.size_of(kept.path) < 0:
-                    # The same instance was just deleted because its time was over: without its file it is not kept.
-                    raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
-                if outcome.in_conflict and kept.facts.study_uid not in stopped:
-                    stopped.add(kept.facts.study_uid)
-                    for job_id in jobs.stop_for_conflict(
-                        session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at
-                    ):
-                        results.cancel_open(session, job_id, at=kept.at)
+        self.database.patiently(lambda session: self._write(session, arrivals), seconds=_PATIENCE)
+
+    def _write(self, session: Session, arrivals: Sequence[_Arrival]) -> None:
+        outcomes = studies.keep_instances(session, [(one.kept, self._may_wake(one.kept.facts)) for one in arrivals])
+        stopped: set[str] = set()
+        for one, outcome in zip(arrivals, outcomes, strict=True):
+            kept = one.kept
+            if not outcome.is_new:
+                log.debug("the same bytes again", extra={"sop_instance_uid": kept.facts.sop_uid})
+                continue
+            # An edited result may keep our Manufacturer: only its UID decides.
+            if kept.facts.sop_class in BEARERS and not outcome.is_ours:
+                verdicts.mark_pending(session, kept.facts.sop_uid, kept.content_sha, at=kept.at)
+            if self.store.size_of(kept.path) < 0:
+                # The same instance was just deleted because its time was over: without its file it is not kept.
+                raise StoreFull("an instance was deleted while it came in again: it has to be sent once more")
+            if outcome.in_conflict and kept.facts.study_uid not in stopped:
+                stopped.add(kept.facts.study_uid)
+                for job_id in jobs.stop_for_conflict(
+                    session, kept.facts.study_uid, who=kept.calling_ae, at=kept.at
+                ):
+                    results.cancel_open(session, job_id, at=kept.at)
 
     def _may_wake(self, facts: InstanceFacts) -> bool:
         """Whether a model may read it: not what may bear a verdict, nor what names us as its maker."""

@@ -7,8 +7,9 @@ import logging
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import PurePath
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 # pynetdicom and pydicom print header values, which may name a patient, at INFO and below.
@@ -27,6 +28,35 @@ def set_up_logging(role: str, *, level: str = "INFO", form: str = "text", stream
     root.setLevel(level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class _Lossy:
+    """A stream to which writing never fails: what the disk of the log does not take is lost, and nothing else is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what can be written."""
+        try:
+            return self._stream.write(text)
+        except OSError:  # there is nowhere left to say so; the page and `pacs-node status` show the disk
+            return len(text)
+
+    def flush(self) -> None:
+        """Flush what can be flushed."""
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def lose_what_cannot_be_written() -> None:
+    """Let this process, a role of a node, go on when the disk that its output goes to is full."""
+    out, err = cast("Any", _Lossy(sys.stdout)), cast("Any", _Lossy(sys.stderr))
+    sys.stdout, sys.stderr = out, err
+    sys.__stdout__, sys.__stderr__ = out, err  # type: ignore[misc]  # Celery writes there
 
 
 def failure(why: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Planning: which model is asked of which series when a study has settled, and why each other series is not."""
+"""Planning: whether a study is complete; then which model is asked of which series, and why each other is not."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from models import catalogue
-from node.db import events, jobs, studies
+from node.db import completion, events, jobs, studies
 from node.db.session import Database
 from node.db.studies import Choice
 from node.db.tables import StudyRow
+from node.domain.completion import Waits, decide
 from node.domain.rule import LateImages, Rule, best_first
 from node.domain.study import Series
 from node.failpoints import reach
 from node.logs import failure
 
 log = logging.getLogger(__name__)
+
+_SILENCE = timedelta(seconds=1)  # a study that instances come of just now is not looked at
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,16 +36,16 @@ class Planned:
     reason: str
 
 
-def settle_quiet(database: Database, rules: Sequence[Rule], *, quiet: timedelta, now: datetime) -> list[Planned]:
-    """Settle and plan every study that has been quiet long enough; one transaction each."""
+def settle_due(database: Database, rules: Sequence[Rule], waits: Waits, *, now: datetime) -> list[Planned]:
+    """Settle and plan every study of which the evidence says that it is complete; one transaction each."""
     with database.reading() as session:
-        waiting = studies.quiet_since(session, now - quiet)
+        waiting = studies.to_look_at(session, now, silence=min(_SILENCE, waits.quiet), longest=waits.longest)
     planned = []
     for uid in waiting:
         try:
             reach("settle.before")
             with database.transaction() as session:
-                done = _settle(session, uid, rules, quiet=quiet, now=now)
+                done = _settle(session, uid, rules, waits, now=now)
                 reach("settle.recorded")
             reach("settle.committed")
         except Exception as why:  # noqa: BLE001  # one study that cannot be planned delays no other; it is tried again
@@ -54,10 +57,20 @@ def settle_quiet(database: Database, rules: Sequence[Rule], *, quiet: timedelta,
     return planned
 
 
-def _settle(session: Session, uid: str, rules: Sequence[Rule], *, quiet: timedelta, now: datetime) -> Planned | None:
-    study = studies.lock_open(session, uid, now - quiet)
+def _settle(session: Session, uid: str, rules: Sequence[Rule], waits: Waits, *, now: datetime) -> Planned | None:
+    study = studies.lock_open(session, uid)
     if study is None:
-        return None  # an instance came, or another sweep was faster
+        return None  # another sweep was faster, or its patient is in doubt
+    verdict = decide(completion.evidence_of(session, study, rules), waits, now=now)
+    if verdict.by is None:
+        studies.let_wait(study, reason=verdict.reason, look_at=verdict.look_at)
+        return None
+    return _plan_all(session, study, rules, verdict.reason, now=now)
+
+
+def _plan_all(session: Session, study: StudyRow, rules: Sequence[Rule], why: str, *, now: datetime) -> Planned:
+    """Settle a study that is complete: what each rule says of it, jobs, and the end of what is outdated."""
+    uid = study.uid
     revision = study.revision + 1
     choices, wanted = choose(studies.series_of(session, uid), rules, study.description)
     studies.add_choices(session, uid, revision, choices)
@@ -72,7 +85,7 @@ def _settle(session: Session, uid: str, rules: Sequence[Rule], *, quiet: timedel
         job_id, new = _plan(session, study, revision, rule, series, now=now)
         (job_ids if new else valid).append(job_id)
     jobs.supersede_unfinished(session, uid, revision, at=now, keep=valid)
-    reason = _sentence(len(job_ids), len(valid), quiet)
+    reason = f"{why}; {_sentence(len(job_ids), len(valid))}"
     if not studies.mark_settled(session, study, reason=reason):
         raise RuntimeError(f"study {uid} changed under its lock")  # the transaction is rolled back
     events.record(session, "settled", who="sweep", at=now, detail=f"revision {revision}: {reason}", study_uid=uid)
@@ -128,10 +141,7 @@ def digest_of(instances: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256("".join(sorted(f"{uid} {sha}\n" for uid, sha in instances)).encode()).hexdigest()
 
 
-def _sentence(planned: int, repeated: int, quiet: timedelta) -> str:
-    why = f"no instance for {quiet.total_seconds():g} s"
+def _sentence(planned: int, repeated: int) -> str:
     if planned:
-        return f"{why}; {planned} job{'s' if planned > 1 else ''} planned"
-    if repeated:
-        return f"{why}; the results that exist still hold"
-    return f"{why}; no rule wants any of its series"
+        return f"{planned} job{'s' if planned > 1 else ''} planned"
+    return "the results that exist still hold" if repeated else "no rule wants any of its series"

@@ -26,11 +26,11 @@ from pydantic import (
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableEnvironment
 
-from node.domain.peer import SENDER, Peer, Verify
+from node.domain.completion import Waits
+from node.domain.peer import SENDER, Counts, Papers, Peer, Verify
 from node.domain.profile import DEFAULT, Language, Profile, SegType, Split, SrClass
 from node.domain.rule import LateImages, Rule
 from node.errors import NotFound, SettingsError
-from node.tls import Papers
 
 FILE_NAME = "pacs-node.toml"
 _PREFIX = "PACS_NODE_"
@@ -140,6 +140,8 @@ class PeerSettings(BaseModel):
     timeout: float = Field(default=30.0, gt=0, le=600)  # seconds for connect, association and each answer
     profile: Name = DEFAULT  # in which objects it is told what was found
     verify: Verify = Verify.QUERY  # how the node makes sure that it has what it took
+    count: Counts = Counts.NONE  # whether its own count says that a study which it sends is complete
+    count_after: Duration = timedelta(seconds=3)  # without a new instance, before it is asked
 
     @model_validator(mode="after")
     def _reachable_in_one_way(self) -> PeerSettings:
@@ -156,12 +158,19 @@ class PeerSettings(BaseModel):
             raise ValueError("tls is for a peer that speaks DICOM: write its url with https://")
         if self.url and self.verify is Verify.COMMITMENT:
             raise ValueError("verify = 'commitment' needs DICOM: a peer with a url is asked by 'query'")
+        if self.count is not Counts.NONE and self.ae_title is None:
+            raise ValueError("count needs the ae_title under which the peer sends studies to the node")
+        if self.count is not Counts.NONE and (self.count is Counts.QIDO) != bool(self.url):
+            raise ValueError("count = 'qido' is for a peer with a url, count = 'c-find' for one without")
         return self
 
-    def to_domain(self) -> Peer:
-        """Return the peer as the rest of the node knows it."""
-        plain = {"ae_title": self.ae_title or "", "token": self.token.get_secret_value()}
-        return Peer(**{**self.model_dump(exclude={"urgent"}), **plain, "password": self.password.get_secret_value()})
+    def to_domain(self, papers: Papers | None = None) -> Peer:
+        """Return the peer as the rest of the node knows it; *papers* are the node's own, for calls over TLS."""
+        plain = {
+            "ae_title": self.ae_title or "", "token": self.token.get_secret_value(),
+            "password": self.password.get_secret_value(), "papers": papers if self.tls else None,
+        }  # fmt: skip
+        return Peer(**{**self.model_dump(exclude={"urgent", "tls"}), **plain})
 
 
 class TlsSettings(BaseModel):
@@ -254,6 +263,7 @@ class RuleSettings(BaseModel):
     priority: int = Field(default=5, ge=1, le=9)
     deadline: Wait = timedelta(0)  # after settling, by which results should be at every destination; 0: none
     late_images: LateImages = LateImages.REVISE
+    required_series: tuple[Pattern, ...] = ()
     destinations: tuple[str, ...] = (SENDER,)
 
     @model_validator(mode="after")
@@ -310,6 +320,7 @@ class Settings(BaseSettings):
     keep_inputs_days: float = Field(default=0.0, ge=0, le=36500)  # received images of finished studies; 0: for ever
     keep_results_days: float = Field(default=0.0, ge=0, le=36500)  # frozen results of finished studies; 0: for ever
     quiet_period: Duration = timedelta(seconds=60)  # silence after which a study is complete
+    longest_wait: Duration = timedelta(minutes=90)  # then a study settles, whatever says that images lack
     sweep_interval: Duration = timedelta(seconds=2)
     database_url: SecretStr = SecretStr("")  # empty: SQLite in the home folder
     broker_url: SecretStr = SecretStr("")  # empty: a private Redis that `pacs-node up` starts
@@ -366,6 +377,8 @@ class Settings(BaseSettings):
             raise ValueError("urgent_associations must be less than max_associations: some must be left for the others")
         if self.tls is None and (wanting := [p.name for p in self.peer if p.tls or p.certificate]):
             raise ValueError(f"peer {wanting[0]!r} is to be met over TLS: a [tls] table is missing")
+        if self.longest_wait < self.quiet_period:
+            raise ValueError("longest_wait must not be shorter than quiet_period")
         if self.heartbeat * 3 > self.lease:
             raise ValueError("lease must be at least three times heartbeat")
         return self
@@ -373,7 +386,7 @@ class Settings(BaseSettings):
     @property
     def peers(self) -> tuple[Peer, ...]:
         """All peers."""
-        return tuple(peer.to_domain() for peer in self.peer)
+        return tuple(peer.to_domain(self.papers) for peer in self.peer)
 
     @property
     def papers(self) -> Papers | None:
@@ -384,6 +397,11 @@ class Settings(BaseSettings):
     def rules(self) -> tuple[Rule, ...]:
         """All rules, in the order of the file."""
         return tuple(rule.to_domain() for rule in self.rule)
+
+    @property
+    def waits(self) -> Waits:
+        """How long a study waits for more instances."""
+        return Waits(quiet=self.quiet_period, longest=self.longest_wait)
 
     @property
     def profiles(self) -> dict[str, Profile]:

@@ -174,7 +174,8 @@ class Store:
     def verify(self, name: str, sha256: str) -> bool:
         """Return whether the bytes of *name* are still those that were kept."""
         try:
-            return sha256_hex(self.path(name).read_bytes()) == sha256
+            with self.path(name).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
         except FileNotFoundError:
             return False
 
@@ -295,9 +296,15 @@ class Store:
         """Where files lie that belong to nothing and that nobody could file; it may not exist yet."""
         return self.root / "quarantine"
 
-    def count_quarantined(self) -> int:
-        """Return how many files wait there for a person."""
-        return sum(path.is_file() for path in self.quarantine.rglob("*")) if self.quarantine.is_dir() else 0
+    def quarantined(self) -> list[str]:
+        """Return the names, relative to it, of the files that wait there for a person."""
+        return sorted(str(path.relative_to(self.quarantine)) for path in self.quarantine.rglob("*") if path.is_file())
+
+    def drop_quarantined(self, name: str) -> None:
+        """Delete a file of the quarantine so that it stays deleted after a power cut."""
+        path = self.quarantine / name
+        path.unlink(missing_ok=True)
+        _sync_folder(path.parent)
 
     def _check_room(self, wanted: int) -> None:
         if self.free_bytes() - wanted < self._min_free:

@@ -16,6 +16,7 @@ from node.domain.job import ENDED, HELD, Event, Job, JobState
 from node.domain.pause import is_paused
 from node.domain.result import Delivery, DeliveryState
 from node.domain.study import Series, Study, StudyState
+from node.domain.waits import span
 
 _J, _D = JobState, DeliveryState
 _CONFIRMED = frozenset(arrivals.TAKEN)  # nobody waits for these any more
@@ -97,6 +98,8 @@ def _plainly(event: Event) -> str:
 
 _STUDY_WORDS: dict[str, Callable[[Event], str]] = {
     "settled": lambda e: f"the study settled, {e.detail}",
+    "mpps": lambda e: f"the modality says of its work (MPPS): {e.detail}",
+    "association broke off": lambda _: "an association broke off before its end; what it brought is kept",
     "reopened": lambda _: "a late instance came: the study opened again",
     "planned again": lambda _: "a person has it planned again",
     "conflict": lambda _: "an instance named another patient: everything of the study stopped",
@@ -166,7 +169,8 @@ def _open_ends(
     steps: list[str] = []
     if study.state is StudyState.OPEN:
         left = max(timedelta(0), study.last_at + quiet - now)
-        waits.append(f"more instances; it settles in {span(left)} if none comes")
+        known = study.reason.partition("waits: ")[2]  # as the sweep saw it last
+        waits.append(f"more instances; {known or f'it settles in {span(left)} if none comes'}")
     for job in asked:
         wait, step = _end_of(job, [one for one in peers if one.job_id == job.id], paused, now=now)
         waits += [f"{job.model} (job {job.id[:8]}): {wait}"] if wait else []
@@ -219,16 +223,6 @@ def short_who(who: str) -> str:
     """Return who did something without the numbers of the process."""
     role, _, place = who.partition("@")
     return f"{role} on {place.split(':')[0]}" if place else role
-
-
-def span(time: timedelta) -> str:
-    """Return a span of time in one unit."""
-    seconds = max(0, round(time.total_seconds()))
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3600} h" if seconds < 172_800 else f"{seconds // 86_400} days"
 
 
 def _count(number: int, one: str) -> str:

@@ -9,23 +9,32 @@ from typing import Protocol
 
 from node.broker import Broker
 from node.care import Care
-from node.db import events, jobs, results
+from node.commitment import Reporter
+from node.counting import Counting
+from node.db import completion, events, jobs, results
 from node.db.session import Database
+from node.db.waiting import bring_back
+from node.delivery import LEASE
 from node.domain.job import Job
+from node.domain.peer import Peer
 from node.errors import BrokerAway, LeaseLost
 from node.failpoints import reach
 from node.intake import Intake
+from node.lanes import Lanes
 from node.logs import failure
-from node.planning import settle_quiet
-from node.processes import is_dead
+from node.planning import settle_due
+from node.processes import identity, is_dead
 from node.retention import delete_what_is_over
 from node.settings import Settings
 from node.store import Store
+from node.transport import Transport, open_transport
 from node.verdicts import look_at_pending
 
 log = logging.getLogger(__name__)
 
+_JUMP = timedelta(seconds=5)  # what daily corrections of a clock stay below
 _RING_AGAIN = timedelta(seconds=10)  # a pending job that nobody took for so long is rung for once more
+_DAY = timedelta(days=1)  # no association lasts so long: its process is gone where nobody here can see it
 _CARE_EVERY = timedelta(minutes=10)  # how often the store is looked after
 _COMPARE_EVERY = timedelta(hours=1)  # how often it is compared with the table; once at start
 
@@ -40,13 +49,25 @@ class Clock(Protocol):
 class Sweep:
     """One round after another of everything that no request brings about."""
 
-    def __init__(self, database: Database, store: Store, broker: Broker, settings: Settings, now: Clock) -> None:
+    def __init__(
+        self, database: Database, store: Store, broker: Broker, settings: Settings, now: Clock,
+        monotonic: Callable[[], float],
+    ) -> None:  # fmt: skip
         self.database, self.store, self.broker, self.settings, self.now = database, store, broker, settings, now
+        self._monotonic, self._read = monotonic, (now(), monotonic())
+        self._trusts_from = monotonic()  # from when on times in the table are believed
+        self._mended = False
         self._rung: dict[str, datetime] = {}
         intake = Intake(database, store, now, manufacturer=settings.manufacturer)
         self._care_of = Care(database, store, intake, now)
         self._cared: datetime | None = None
         self._compared: datetime | None = None
+        self.lanes = Lanes()
+        self._reporter = Reporter(database, store, settings, now, identity("sweep"))
+        self._counting = Counting(database, settings, self._transport_to, now, self.lanes)
+
+    def _transport_to(self, peer: Peer) -> Transport:
+        return open_transport(peer, calling_ae=self.settings.ae_title)
 
     def round(self) -> None:
         """Do everything that is due now. One part that fails delays no other; each is tried again next round."""
@@ -61,22 +82,69 @@ class Sweep:
     def _parts(self) -> tuple[Callable[[], None], ...]:
         """The parts of a round; what may take seconds comes last."""
         due = (self._settle, self._free_abandoned, self._wake, self._tell_late, self._relay, self._ring_again)
-        return (*due, self._look_at_verdicts, self._care, self._compare)
+        return (self._read_clock, self._ask, *due, self._report, self._look_at_verdicts, self._care, self._compare)
+
+    def _ask(self) -> None:
+        """Have peers asked for their counts; nobody waits for an answer here."""
+        self._counting.round()
+
+    def _report(self) -> None:
+        """Have peers told what they asked the node to commit itself to."""
+        self._reporter.round(self.lanes)
+
+    def _read_clock(self) -> None:
+        """Notice a clock that was put forward or back.
+
+        Put forward, it makes leases of living workers look over and arriving studies look quiet: for so long as each
+        of them needs to show that it lives, nothing is concluded from times. Put back, it makes everything wait.
+        """
+        was, lived = self._read
+        self._read = now, monotonic = self.now(), self._monotonic()
+        jumped = now - was - timedelta(seconds=monotonic - lived)
+        if abs(jumped) > _JUMP:
+            log.error("the clock was put by more than a little", extra={"seconds": jumped.total_seconds()})
+            self._trusts_from = monotonic + max(self.settings.lease, self.settings.quiet_period).total_seconds()
+            self._mended = False
+        if not self._mended:  # at start, too: the clock may have been put while the node was down
+            with self.database.transaction() as session:
+                count = bring_back(session, now=now, longest=max(self.settings.retry_cap, LEASE))
+            self._mended = True
+            if count:
+                log.warning("times that lay too far ahead were brought back", extra={"count": count})
+
+    @property
+    def _trusts_times(self) -> bool:
+        return self._monotonic() >= self._trusts_from
 
     def _settle(self) -> None:
-        settle_quiet(self.database, self.settings.rules, quiet=self.settings.quiet_period, now=self.now())
+        if not self._trusts_times:
+            return
+        settle_due(self.database, self.settings.rules, self.settings.waits, now=self.now())
 
     def _free_abandoned(self) -> None:
         """Take jobs and deliveries from workers that died or fell silent."""
         now = self.now()
+
+        def abandoned(owner: str, lease_until: datetime | None) -> bool:
+            return is_dead(owner) or (self._trusts_times and (lease_until is None or lease_until < now))
+
         with self.database.reading() as session:
-            held = [job for job in jobs.held(session) if _abandoned(job.owner, job.lease_until, now)]
-            sending = [one for one in results.sending(session) if _abandoned(one[1], one[2], now)]
+            held = [job for job in jobs.held(session) if abandoned(job.owner, job.lease_until)]
+            sending = [one for one in results.sending(session) if abandoned(one[1], one[2])]
         for job in held:
             self._free(job, now)
+        self._free_associations(now)
         for delivery_id, owner, _ in sending:
             with self.database.transaction() as session:
                 results.give_up_sending(session, delivery_id, owner=owner, at=now)
+
+    def _free_associations(self, now: datetime) -> None:
+        """Forget associations whose process is dead: nobody sends over them any more."""
+        with self.database.reading() as session:
+            gone = [key for key, owner, since in completion.held(session) if is_dead(owner) or since < now - _DAY]
+        if gone:
+            with self.database.transaction() as session:
+                completion.release(session, gone)
 
     def _free(self, job: Job, now: datetime) -> None:
         try:
@@ -142,7 +210,3 @@ class Sweep:
             return
         self._compared = self.now()
         self._care_of.reconcile()
-
-
-def _abandoned(owner: str, lease_until: datetime | None, now: datetime) -> bool:
-    return lease_until is None or lease_until < now or is_dead(owner)

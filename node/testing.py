@@ -56,7 +56,7 @@ class FixedClock:
     """A clock that moves only when it is told to."""
 
     def __init__(self, start: datetime = NOON) -> None:
-        self._now = start
+        self._now, self._lived = start, 0.0
 
     def __call__(self) -> datetime:
         """Return the time now, aware, UTC."""
@@ -65,6 +65,15 @@ class FixedClock:
     def advance(self, seconds: float) -> None:
         """Let *seconds* go by."""
         self._now += timedelta(seconds=seconds)
+        self._lived += seconds
+
+    def put(self, seconds: float) -> None:
+        """Put the clock forward, or back, while no time goes by."""
+        self._now += timedelta(seconds=seconds)
+
+    def monotonic(self) -> float:
+        """Return the seconds that have gone by."""
+        return self._lived
 
 
 class ScriptedPacs:
@@ -95,6 +104,9 @@ class ScriptedPacs:
         self.reports_to: tuple[str, int, str] = ("127.0.0.1", 0, "")  #: host, port, AE title for "new"
         self.questions: list[str] = []  #: transaction UIDs of the questions for commitment
         self.report_statuses: list[int] = []  #: what the node answered to reports on a new association
+        #: Study -> series -> (modality, instances): what C-FIND counts
+        self.counts: dict[str, dict[str, tuple[str, int]]] = {}
+        self.counts_series = True  #: else only whole studies are counted
         self.received: Counter[str] = Counter()  #: how often each SOP Instance UID was kept
         self.order: list[str] = []  #: SOP Instance UIDs as they were kept
         self._lock = threading.Lock()
@@ -183,6 +195,10 @@ class ScriptedPacs:
         self.order.append(sop_uid)
 
     def _on_find(self, event: Event) -> Iterator[tuple[int, Dataset | None]]:
+        if event.identifier.get("QueryRetrieveLevel") in ("SERIES", "STUDY"):
+            yield from ((_PENDING, found) for found in self._count(event.identifier))
+            yield _SUCCESS, None
+            return
         wanted = str(event.identifier.get("SOPInstanceUID", ""))
         if _UID.fullmatch(wanted) and (self.folder / f"{wanted}.dcm").is_file():
             found = Dataset()
@@ -190,6 +206,21 @@ class ScriptedPacs:
             found.SOPInstanceUID = wanted
             yield _PENDING, found
         yield _SUCCESS, None
+
+    def _count(self, query: Dataset) -> Iterator[Dataset]:
+        """Yield the study, or each of its series, with the number of its instances (PS3.4 C.3.4)."""
+        counted = self.counts.get(str(query.StudyInstanceUID), {})
+        if query.QueryRetrieveLevel == "STUDY":
+            found = Dataset()
+            found.QueryRetrieveLevel, found.StudyInstanceUID = "STUDY", query.StudyInstanceUID
+            found.NumberOfStudyRelatedInstances = sum(number for _, number in counted.values())
+            yield found
+            return
+        for uid, (modality, number) in counted.items():
+            found = Dataset()
+            found.QueryRetrieveLevel, found.SeriesInstanceUID, found.Modality = "SERIES", uid, modality
+            found.NumberOfSeriesRelatedInstances = number if self.counts_series else None
+            yield found
 
     def _on_commitment(self, event: Event) -> tuple[int, None]:
         """Take a question for storage commitment (PS3.4 J.3.2); the report follows by itself."""

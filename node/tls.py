@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
 
+from node.domain.peer import Papers
 from node.errors import SettingsError
 
 _SUITES = "ECDHE+AESGCM:ECDHE+CHACHA20"  # RFC 9325 4.2, for 1.2; those of 1.3 are all good
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Papers:
-    """The files with which the node shows who it is, and knows others."""
-
-    certificate: Path  # PEM: ours, and those between it and a root
-    key: Path  # PEM
-    authorities: Path | None = None  # PEM: who vouches for peers
-    revoked: Path | None = None  # PEM: revocation lists of those authorities
-    mutual: bool = True  # a peer without a certificate of theirs is not let in
 
 
 def fingerprint(certificate: bytes) -> str:

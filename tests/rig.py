@@ -295,6 +295,23 @@ class Postgres:
         self.process.wait()
         psutil.wait_procs(family, timeout=10)  # one that lives on holds the shared memory: no server starts beside it
 
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """The server and all that serve its connections stand still for the block: connected, and silent."""
+        assert self.process is not None
+        parent = psutil.Process(self.process.pid)
+        parent.suspend()
+        family = [*parent.children(recursive=True), parent]
+        for one in family:
+            with suppress(psutil.NoSuchProcess):
+                one.suspend()
+        try:
+            yield
+        finally:
+            for one in family:
+                with suppress(psutil.NoSuchProcess):
+                    one.resume()
+
     def stop(self) -> None:
         """Shut the server down."""
         if self.process is not None and self.process.poll() is None:

@@ -212,9 +212,11 @@ def _publish(
         )
         for one, name, (_, data) in zip(objects, names, files, strict=True)
     ]  # fmt: skip
-    with services.database.transaction() as session:
-        where = addresses(job, services.settings.peers)
-        jobs.publish(session, job, made, where, at=services.now())
+    where = addresses(job, services.settings.peers)
+    services.database.patiently(
+        lambda session: jobs.publish(session, job, made, where, at=services.now()),
+        seconds=services.settings.lease.total_seconds(),
+    )
     reach("job.published")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery import Celery
 from celery.signals import worker_shutting_down
+from sqlalchemy.orm import Session
 
 from node.bootstrap import Services
 from node.broker import TASKS, make_app
@@ -93,29 +95,24 @@ def run_most_urgent(
 
 def _end(services: Services, job: Job, state: JobState, reason: str) -> None:
     log.info("job ended", extra={**job.fields, "state": str(state), "reason": reason})
-    try:
-        with services.database.transaction() as session:
-            jobs.end(session, job, state, reason=reason, at=services.now())
-    except LeaseLost as why:
-        log.warning("attempt void: %s", why, extra=job.fields)
+    _tell(services, job, lambda session: jobs.end(session, job, state, reason=reason, at=services.now()))
 
 
 def _release(services: Services, job: Job, reason: str) -> None:
     log.info("job released", extra={**job.fields, "reason": reason})
-    try:
-        with services.database.transaction() as session:
-            jobs.release(session, job, reason=reason, at=services.now())
-    except LeaseLost as why:
-        log.warning("attempt void: %s", why, extra=job.fields)
+    _tell(services, job, lambda session: jobs.release(session, job, reason=reason, at=services.now()))
 
 
 def _give_back(services: Services, job: Job, reason: str) -> None:
     settings = services.settings
     wait = back_off(job.attempts, settings.retry_base, settings.retry_cap)
+    given: dict[str, Any] = {"reason": reason, "wait": wait, "max_attempts": settings.max_attempts}
+    _tell(services, job, lambda session: jobs.give_back(session, job, at=services.now(), **given))
+
+
+def _tell(services: Services, job: Job, what: Callable[[Session], object]) -> None:
+    """Tell the table how an attempt ended; if the database is away, for as long as the job could still be ours."""
     try:
-        with services.database.transaction() as session:
-            jobs.give_back(
-                session, job, reason=reason, at=services.now(), wait=wait, max_attempts=settings.max_attempts
-            )
+        services.database.patiently(what, seconds=services.settings.lease.total_seconds())
     except LeaseLost as why:
         log.warning("attempt void: %s", why, extra=job.fields)

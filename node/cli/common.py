@@ -17,7 +17,7 @@ from rich.table import Table
 
 from node.bootstrap import Services, build
 from node.errors import NodeError, NotFound, PeerAway, PeerRefused, SettingsError
-from node.logs import set_up_logging
+from node.logs import lose_what_cannot_be_written, set_up_logging
 from node.settings import Settings, load_settings
 
 app = typer.Typer(
@@ -69,6 +69,7 @@ def open_node(home: Path | None) -> Services:
 def settings_for(home: Path | None, role: str) -> Settings:
     """Return the settings for a long-running role, with its logging set up."""
     settings = load_settings(home)
+    lose_what_cannot_be_written()
     set_up_logging(role, level=settings.log_level, form=settings.log_format)
     return settings
 

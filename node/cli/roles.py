@@ -15,6 +15,7 @@ from node.bootstrap import build, prepare
 from node.cli.common import Home, Parent, app, out, settings_for
 from node.errors import SettingsError
 from node.processes import end_with_parent, stop_event
+from node.scp.sendings import Sendings
 from node.scp.server import start_scp
 from node.settings import FILE_NAME, load_settings
 from node.supervisor import Supervisor
@@ -82,10 +83,12 @@ def scp(home: Home = None, parent: Parent = 0) -> None:
     settings = settings_for(home, "scp")
     services = build(settings, "scp")
     _raise_descriptors()
-    door = start_scp(settings, services.intake())
+    sendings = Sendings(services.database, services.now)
+    door = start_scp(settings, services.intake(), sendings)
     stopped.wait()
     door.shutdown()
     door.finish(limit=settings.drain_time.total_seconds())
+    sendings.rest(limit=2.0)  # what is not told by then is void with this process
 
 
 def _raise_descriptors() -> None:

@@ -98,7 +98,10 @@ def decide(
     moved = session.execute(
         update(StudyRow)
         .where(StudyRow.uid == uid, StudyRow.epoch == study.epoch, StudyRow.state == StudyState.CONFLICT)
-        .values(state=StudyState.OPEN, epoch=study.epoch + 1, reason=reason, patient_id=patient_id, **_told_by(facts))
+        .values(
+            state=StudyState.OPEN, epoch=study.epoch + 1, reason=reason, look_at=None, patient_id=patient_id,
+            **_told_by(facts),
+        )
         .returning(StudyRow.uid)
         .execution_options(synchronize_session=False)
     )

@@ -11,12 +11,12 @@ from contextlib import closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import URL, create_engine, func, inspect, make_url, select, text, update
+from sqlalchemy import URL, create_engine, delete, func, inspect, make_url, select, text, update
 from sqlalchemy.orm import Session
 
 from node.db import events, jobs
 from node.db.session import open_engine
-from node.db.tables import DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
+from node.db.tables import AssociationRow, CommitRequestRow, DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
 from node.domain.job import HELD, JobState
 from node.domain.result import DeliveryState
 from node.errors import SettingsError, StoreFull
@@ -60,7 +60,7 @@ def _copied_sqlite(url: str, file: Path) -> Iterator[Session]:
 @contextmanager
 def _copied_postgresql(url: str, file: Path) -> Iterator[Session]:
     """pg_dump sees the snapshot that our own transaction exports, so that both say the same."""
-    engine = open_engine(url)
+    engine = open_engine(url, patient=True)
     try:
         with Session(engine.execution_options(isolation_level="REPEATABLE READ")) as session:
             snapshot = session.scalar(text("SELECT pg_export_snapshot()"))
@@ -131,6 +131,8 @@ def make_safe(session: Session, *, at: datetime) -> dict[str, int]:
     for job_id in freed:
         events.record(session, "restored", who="restore", at=at, detail="its attempt is void", job_id=job_id)
         events.announce(session, jobs.RUN_JOB, job_id, at=at)
+    session.execute(delete(AssociationRow))  # nobody sends over them any more
+    session.execute(update(CommitRequestRow).where(CommitRequestRow.owner != "").values(owner="", lease_until=None))
     events.record(session, "restored", who="restore", at=at, detail="the node was restored from a backup")
     return {"deliveries": len(deliveries), "jobs": len(freed)}
 

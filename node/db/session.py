@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,28 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
+from node.db.bounded import bound
 from node.errors import SettingsError
 
+log = logging.getLogger(__name__)
+
+_AGAIN = 0.5  # seconds between two tries to reach the database
 BUSY_SECONDS = 30  # how long SQLite waits for another process's write
 
 
-def open_engine(url: str) -> Engine:
-    """Return an engine whose commits survive a power cut (SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE)."""
+def open_engine(url: str, *, patient: bool = False) -> Engine:
+    """Return an engine whose commits survive a power cut (SQLite: WAL, synchronous=FULL, BEGIN IMMEDIATE).
+
+    *patient*: for work that may take as long as it takes, such as migrations and copies.
+    """
     if not url.startswith("sqlite"):
-        return create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
+        if not patient:
+            bound(engine)
+        return engine
     # Parameters may be patient data; they must not stand in error messages.
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
     event.listen(engine, "connect", _on_sqlite_connect)
@@ -58,6 +71,25 @@ class Database:
         """One transaction: commits when the block ends, rolls back when it raises."""
         with self._writing.begin() as session:
             yield session
+
+    def patiently(self, work: Callable[[Session], object], *, seconds: float) -> None:
+        """Run *work* in a transaction; where the database goes away, again until it is back or *seconds* are over.
+
+        A commit may have happened although its answer was lost: *work* is such that doing it twice does no harm, or
+        its second run raises what its fence raises.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                with self.transaction() as session:
+                    work(session)
+            except (OperationalError, InterfaceError) as why:
+                if time.monotonic() + _AGAIN > deadline:
+                    raise
+                log.warning("the database is away: %s", type(why).__name__)
+                time.sleep(_AGAIN)
+            else:
+                return
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, ColumnElement, Connection, bindparam, func, literal, select, union_all, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Connection,
+    bindparam,
+    func,
+    literal,
+    or_,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -74,6 +85,8 @@ class _Standing:
     state: str
     reason: str
     last_at: datetime
+    opened_at: datetime | None
+    look_at: datetime | None
     added: int = 0  # instances; the row's epoch counts them
 
 
@@ -120,7 +133,10 @@ def _lock(connection: Connection, insert: _Inserts, kepts: Sequence[Kept]) -> di
     new = sorted(set(series) - {(row.study_uid, row.uid) for row in there})
     if new:
         connection.execute(insert.series, [_series_values(series[key]) for key in new])
-    return {row.uid: _Standing(row.patient_id, row.state, row.reason, row.last_at) for row in rows}
+    return {
+        row.uid: _Standing(row.patient_id, row.state, row.reason, row.last_at, row.opened_at, row.look_at)
+        for row in rows
+    }
 
 
 def _known(connection: Connection, sop_uids: Sequence[str]) -> tuple[set[str], set[str]]:
@@ -134,7 +150,7 @@ def _known(connection: Connection, sop_uids: Sequence[str]) -> tuple[set[str], s
 def _changes(standing: _Standing) -> dict[str, Any]:
     return {
         "new_state": standing.state, "new_reason": standing.reason, "new_last_at": standing.last_at,
-        "added": standing.added,
+        "new_opened_at": standing.opened_at, "new_look_at": standing.look_at, "added": standing.added,
     }  # fmt: skip
 
 
@@ -146,9 +162,9 @@ def _touch(session: Session, study: _Standing, kept: Kept, *, wakes: bool) -> No
         study.reason = "instances of this study name different patients; no model runs until a person decides"
         events.record(session, "conflict", who=kept.calling_ae, at=at, detail=study.reason, study_uid=study_uid)
     if wakes:
-        study.last_at = max(study.last_at, at)
+        study.last_at, study.look_at = max(study.last_at, at), None
         if study.state == StudyState.SETTLED:
-            study.state, study.reason = StudyState.OPEN, "a late instance came"
+            study.state, study.reason, study.opened_at = StudyState.OPEN, "a late instance came", at
             events.record(session, "reopened", who=kept.calling_ae, at=at, study_uid=study_uid)
     study.added += 1
 
@@ -164,7 +180,8 @@ _SERIES_OF = select(_SERIES.c.study_uid, _SERIES.c.uid).where(
     _SERIES.c.study_uid.in_(bindparam("studies", expanding=True)), _SERIES.c.uid.in_(bindparam("uids", expanding=True))
 )
 _LOCKED = (
-    select(_STUDY.c.uid, _STUDY.c.patient_id, _STUDY.c.state, _STUDY.c.reason, _STUDY.c.last_at)
+    select(_STUDY.c.uid, _STUDY.c.patient_id, _STUDY.c.state, _STUDY.c.reason, _STUDY.c.last_at, _STUDY.c.opened_at,
+           _STUDY.c.look_at)
     .where(_STUDY.c.uid.in_(bindparam("uids", expanding=True)))
     .order_by(_STUDY.c.uid)  # two listeners lock in one order
     .with_for_update()
@@ -183,6 +200,7 @@ _TOUCHED = (
     .where(_STUDY.c.uid == bindparam("key"))
     .values(
         state=bindparam("new_state"), reason=bindparam("new_reason"), last_at=bindparam("new_last_at"),
+        opened_at=bindparam("new_opened_at"), look_at=bindparam("new_look_at"),
         epoch=_STUDY.c.epoch + bindparam("added"),
     )
 )  # fmt: skip
@@ -214,6 +232,7 @@ def _study_values(kept: Kept) -> dict[str, Any]:
         "uid": facts.study_uid, "patient_id": facts.patient_id, "accession_number": facts.accession_number,
         "description": facts.study_description, "study_date": facts.study_date, "calling_ae": kept.calling_ae,
         "state": StudyState.OPEN, "revision": 0, "epoch": 0, "reason": "", "first_at": kept.at, "last_at": kept.at,
+        "opened_at": kept.at, "look_at": None,
     }  # fmt: skip
 
 
@@ -242,16 +261,33 @@ def is_in_conflict(session: Session, uid: str) -> bool:
     return session.scalar(select(StudyRow.state).where(StudyRow.uid == uid)) == StudyState.CONFLICT
 
 
-def quiet_since(session: Session, before: datetime, *, limit: int = 50) -> list[str]:
-    """Return open studies whose last instance came *before* that time, oldest first."""
-    quiet = (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)
-    return list(session.scalars(select(StudyRow.uid).where(quiet).order_by(StudyRow.last_at).limit(limit)))
+def to_look_at(
+    session: Session, now: datetime, *, silence: timedelta, longest: timedelta, limit: int = 50
+) -> list[str]:
+    """Return open studies whose time has come to be looked at, the longest silent first.
+
+    One that instances still come of is left alone for as long as it may wait.
+    """
+    due = (StudyRow.state == StudyState.OPEN) & or_(StudyRow.look_at.is_(None), StudyRow.look_at <= now)
+    still = or_(StudyRow.last_at <= now - silence, StudyRow.opened_at <= now - longest)
+    return list(session.scalars(select(StudyRow.uid).where(due, still).order_by(StudyRow.last_at).limit(limit)))
 
 
-def lock_open(session: Session, uid: str, before: datetime) -> StudyRow | None:
-    """Return the study's row for settling, locked; None where an instance came after *before*, or it is not open."""
-    quiet = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)
-    return session.scalars(select(StudyRow).where(quiet).with_for_update()).one_or_none()
+def lock_open(session: Session, uid: str) -> StudyRow | None:
+    """Return the row of an open study for settling, locked and as it is now; None where it is not open."""
+    mine = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN)
+    return session.scalars(select(StudyRow).where(mine).with_for_update()).one_or_none()
+
+
+def look_soon(session: Session, uid: str) -> None:
+    """Have the sweep look at a study again: something new is known of it."""
+    mine = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN)
+    session.execute(update(StudyRow).where(mine).values(look_at=None).execution_options(synchronize_session=False))
+
+
+def let_wait(study: StudyRow, *, reason: str, look_at: datetime | None) -> None:
+    """Leave an open study, its row locked, alone until *look_at*, unless something new comes; "": no new reason."""
+    study.look_at, study.reason = look_at, reason or study.reason
 
 
 def mark_settled(session: Session, study: StudyRow, *, reason: str) -> bool:
@@ -259,7 +295,8 @@ def mark_settled(session: Session, study: StudyRow, *, reason: str) -> bool:
     moved = session.execute(
         update(StudyRow)
         .where(StudyRow.uid == study.uid, StudyRow.epoch == study.epoch, StudyRow.state == StudyState.OPEN)
-        .values(state=StudyState.SETTLED, revision=study.revision + 1, epoch=study.epoch + 1, reason=reason)
+        .values(state=StudyState.SETTLED, revision=study.revision + 1, epoch=study.epoch + 1, reason=reason,
+                look_at=None)
         .returning(StudyRow.uid)
         .execution_options(synchronize_session=False)
     )

@@ -78,6 +78,8 @@ class StudyRow(Base):
     reason: Mapped[str] = mapped_column(default="")
     first_at: Mapped[datetime]
     last_at: Mapped[datetime] = mapped_column(index=True)
+    opened_at: Mapped[datetime | None]  # the first instance of this revision came; none: recorded before this column
+    look_at: Mapped[datetime | None]  # when the sweep looks again whether it is complete; none: as soon as it can
 
 
 class SeriesRow(Base):
@@ -268,6 +270,73 @@ class CommitmentRow(Base):
     peer: Mapped[str] = mapped_column(String(64))
     asked_at: Mapped[datetime]
     answered_at: Mapped[datetime | None]
+
+
+class AssociationRow(Base):
+    """An association that is open and brought the newest of what it brings of this study."""
+
+    __tablename__ = "association"
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"), index=True)
+    calling_ae: Mapped[str]
+    owner: Mapped[str]  # the process that holds it: where that is dead, the association is, too
+    since: Mapped[datetime]
+
+
+class CountRow(Base):
+    """How many instances of a study the peer that sends it has, by its own word."""
+
+    __tablename__ = "count"
+    study_uid: Mapped[str] = mapped_column(Uid, ForeignKey("study.uid"), primary_key=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    epoch: Mapped[int]  # of the study when the peer was asked
+    asked_at: Mapped[datetime]
+    next_at: Mapped[datetime]  # when it is asked again, where nothing new comes
+    tries: Mapped[int] = mapped_column(default=0)  # since anything new came
+    there: Mapped[dict[str, Any]]  # series -> [modality, instances]
+    reason: Mapped[str] = mapped_column(default="")  # why it could not be asked
+
+
+class StepRow(Base):
+    """One performed procedure step (MPPS): what a modality says of its own work. Nothing of the patient."""
+
+    __tablename__ = "step"
+    sop_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    state: Mapped[str] = mapped_column(String(16))
+    calling_ae: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    series: Mapped[dict[str, Any]]  # series -> SOP Instance UIDs
+
+
+class StepStudyRow(Base):
+    """Of which study a performed procedure step is; a step may serve several."""
+
+    __tablename__ = "step_study"
+    study_uid: Mapped[str] = mapped_column(Uid, primary_key=True)
+    step_uid: Mapped[str] = mapped_column(Uid, ForeignKey("step.sop_uid"), primary_key=True)
+
+
+class CommitRequestRow(Base):
+    """A peer's question whether the node commits itself to instances, and how far its report is."""
+
+    __tablename__ = "commit_request"
+    __table_args__ = (
+        UniqueConstraint("calling_ae", "transaction_uid"),
+        Index("ix_commit_request_due", "reported_at", "next_at"),
+    )
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    calling_ae: Mapped[str] = mapped_column(String(16))
+    transaction_uid: Mapped[str] = mapped_column(Uid)
+    instances: Mapped[dict[str, Any]]  # SOP Instance UID -> SOP Class UID
+    asked_at: Mapped[datetime]
+    next_at: Mapped[datetime]  # of the next try to report
+    tries: Mapped[int] = mapped_column(default=0)
+    owner: Mapped[str] = mapped_column(default="")  # who reports now
+    lease_until: Mapped[datetime | None]
+    reported_at: Mapped[datetime | None]  # the peer took the report, or nobody tries any more
+    committed: Mapped[int | None]  # how many of them the report said that the node has
+    reason: Mapped[str] = mapped_column(default="")  # why the last try failed
 
 
 class VerdictRow(Base):

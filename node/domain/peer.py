@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -17,6 +17,25 @@ class Verify(StrEnum):
     QUERY = "query"  #: it is asked for each instance by C-FIND or QIDO-RS
     COMMITMENT = "commitment"  #: it is asked to commit itself to the set (DICOM storage commitment)
     NONE = "none"  #: its answer to the sending is enough
+
+
+class Counts(StrEnum):
+    """How a peer is asked how many instances of a study it has."""
+
+    NONE = "none"  #: not at all
+    CFIND = "c-find"  #: by C-FIND at SERIES level, else at STUDY level
+    QIDO = "qido"  #: by QIDO-RS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Papers:
+    """The files with which the node shows who it is, and knows others."""
+
+    certificate: Path  # PEM: ours, and those between it and a root
+    key: Path  # PEM
+    authorities: Path | None = None  # PEM: who vouches for peers
+    revoked: Path | None = None  # PEM: revocation lists of those authorities
+    mutual: bool = True  # a peer without a certificate of theirs is not let in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,10 +53,12 @@ class Peer:
     may_send: bool = True  # it may store studies here
     addresses: tuple[str, ...] = ()  # networks that it calls from; none: any
     certificate: str = ""  # SHA-256 of the one that it shows; "": any that an authority vouches for
-    tls: bool = False  # it is called over TLS
+    papers: Papers | None = None  # it is called over TLS, and shown these; none: it is called in the clear
     timeout: float = 30.0  # seconds for connect, association and each answer
     profile: str = "default"  # in which objects it is told what was found
     verify: Verify = Verify.QUERY
+    count: Counts = Counts.NONE  # whether its own count says that a study which it sends is complete
+    count_after: timedelta = timedelta(seconds=3)  # without a new instance, before it is asked
 
     @property
     def where(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -44,6 +45,7 @@ class Rule:
     priority: int = 5  # 1 (most urgent) to 9
     deadline: timedelta = timedelta(0)  # after settling, by which results should be at every destination; 0: none
     late_images: LateImages = LateImages.REVISE
+    required_series: tuple[str, ...] = ()  # regular expressions: a study waits for a series that each of them matches
     destinations: tuple[str, ...] = ("sender",)
 
     def refusal(self, series: Series, study_description: str = "") -> str:
@@ -52,11 +54,32 @@ class Rule:
         why = next((why for check in checks if (why := check(series))), "")
         return why or _unlike("study description", self.study_description, study_description)
 
+    def missing(self, series: Sequence[Series], study_description: str = "") -> tuple[str, ...]:
+        """Return the required series that no series of a study is; nothing where the rule is not for such a study."""
+        if not self.concerns(series, study_description):
+            return ()
+        here = [one.description for one in series if one.instances]
+        return tuple(name for name in self.required_series if not any(_found(name, what) for what in here))
+
+    def concerns(self, series: Sequence[Series], study_description: str = "") -> bool:
+        """Return whether a study is of the kind that this rule requires series of."""
+        if not self.required_series or _unlike("study description", self.study_description, study_description):
+            return False
+        return any(
+            (not self.modality or one.modality in self.modality)
+            and (not self.calling_ae or one.calling_ae in self.calling_ae)
+            and not self._other_part(one)
+            for one in series
+        )
+
+    def _other_part(self, series: Series) -> bool:
+        wanted = {part.upper() for part in self.body_part}
+        return bool(wanted and series.body_part and series.body_part.upper() not in wanted)
+
     def _refuse_words(self, series: Series) -> str:
-        wanted_parts = {part.upper() for part in self.body_part}
         if self.modality and series.modality not in self.modality:
             return f"modality is {series.modality or 'not given'}, wanted {' or '.join(self.modality)}"
-        if wanted_parts and series.body_part and series.body_part.upper() not in wanted_parts:
+        if self._other_part(series):
             return f"body part is {series.body_part}, wanted {' or '.join(self.body_part)}"
         if self.calling_ae and series.calling_ae not in self.calling_ae:
             return f"sent by {series.calling_ae}, wanted {' or '.join(self.calling_ae)}"

@@ -11,6 +11,13 @@ _MAX_LENGTH = 64  # PS3.5 section 9.1
 _LEAST_BITS = 64  # fewer would make two results with one UID thinkable
 _ROOT = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")  # PS3.5 section 9.1, lenient on leading zeros, which real devices send
+
+
+def is_uid(text: str) -> bool:
+    """Return whether *text* can be a UID."""
+    return len(text) <= _MAX_LENGTH and _UID.fullmatch(text) is not None
+
 
 def derive_uid(root: str, *parts: str | int) -> str:
     """Return the UID under *root* that belongs to *parts*: always the same, at most 64 characters.

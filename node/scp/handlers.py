@@ -13,6 +13,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # g
 from node.db.session import Database
 from node.delivery import take_report
 from node.dicom.commitment import read_report
+from node.scp.sendings import Sendings
 from node.settings import Settings
 from node.store import Store
 
@@ -64,6 +65,12 @@ def on_commitment_report(
     return SUCCESS, None
 
 
-def on_end(event: Event) -> None:
+def on_released(event: Event, sendings: Sendings) -> None:
+    """Note that an association ended as it should."""
+    sendings.ended(event.assoc, broke_off=False)
+
+
+def on_end(event: Event, sendings: Sendings) -> None:
     """Note that an association ended before its time."""
+    sendings.ended(event.assoc, broke_off=True)
     log.warning("association aborted", extra={"calling_ae": event.assoc.requestor.ae_title.strip()})

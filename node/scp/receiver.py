@@ -40,6 +40,7 @@ from node.intake import Intake
 from node.logs import failure
 from node.scp.commands import C_STORE_RQ, BadCommand, Command, read_command, store_answer
 from node.scp.places import Places
+from node.scp.sendings import Sendings
 from node.scp.storing import CANNOT_UNDERSTAND, CLASS_NOT_SUPPORTED, NOT_AUTHORIZED, Endless, Storing, Terms
 from node.scp.wire import Gone, Silent, TooSlow, Wire
 from node.tls import fingerprint
@@ -78,6 +79,7 @@ class House:
     contexts: list[PresentationContext]
     handlers: list[Any]
     intake: Intake
+    sendings: Sendings
     places: Places
     no_senders: frozenset[str]
     max_bytes: int
@@ -314,6 +316,8 @@ class Receiver(Association):
             raise Misbehaved(BAD_VALUE, "a data set without its command")
         if command.field == C_STORE_RQ:
             status = storing.end() if storing else CANNOT_UNDERSTAND  # without a data set there is no instance
+            if storing and storing.study_uid:
+                self._house.sendings.brought(self, storing.study_uid, calling_ae=self.requestor.ae_title.strip())
             self._outlet.send(store_answer(context_id, command, status))
             reach("intake.rsp_sent")
         else:

@@ -13,18 +13,23 @@ from typing import Any
 
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
+    ModalityPerformedProcedureStep,
     StorageCommitmentPushModel,
     Verification,
 )
 
+from node.commitment import Reporter
 from node.domain.access import refusal
 from node.domain.peer import Verify
 from node.intake import Intake
 from node.logs import failure
-from node.scp import handlers
+from node.processes import identity
+from node.scp import commitment, handlers, mpps
+from node.scp.commitment import Answering
 from node.scp.listener import Listener, WaitingRoom
 from node.scp.places import Places
 from node.scp.receiver import House, Receiver
+from node.scp.sendings import Sendings
 from node.settings import Settings
 from node.tls import server_context
 
@@ -43,7 +48,9 @@ def make_ae(settings: Settings) -> AE:
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
     ae.add_supported_context(Verification)
-    # The peer opens the association and is the provider all the same: PS3.4 J.3.3 by PS3.7 D.3.3.4.
+    ae.add_supported_context(ModalityPerformedProcedureStep)
+    # We are asked to commit ourselves; and the peer that opens the association to report is the provider all the same:
+    # PS3.4 J.3.3 by PS3.7 D.3.3.4.
     ae.add_supported_context(StorageCommitmentPushModel, scu_role=True, scp_role=True)
     ae.require_called_aet = True
     if not settings.accept_unknown_senders:
@@ -111,13 +118,20 @@ class Door:
             connection.send(_REJECTION)
 
 
-def start_scp(settings: Settings, intake: Intake) -> Door:
-    """Listen for associations until the returned door is shut down."""
+def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = None) -> Door:
+    """Listen for associations until the returned door is shut down; *sendings* may be given to be waited for."""
     ae = make_ae(settings)
+    sendings = sendings or Sendings(intake.database, intake.now)
+    reporter = Reporter(intake.database, intake.store, settings, intake.now, identity("scp"))
+    no_senders = _no_senders(settings)
     bound: list[Any] = [
+        (evt.EVT_N_CREATE, mpps.on_n_create, [intake.database, intake.now, no_senders]),
+        (evt.EVT_N_SET, mpps.on_n_set, [intake.database, intake.now, no_senders]),
+        (evt.EVT_N_ACTION, commitment.on_n_action, [intake.database, settings, intake.now, Answering(reporter)]),
         (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
-        (evt.EVT_ABORTED, handlers.on_end),
+        (evt.EVT_ABORTED, handlers.on_end, [sendings]),
+        (evt.EVT_RELEASED, handlers.on_released, [sendings]),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
     ]
     places = Places(
@@ -128,7 +142,7 @@ def start_scp(settings: Settings, intake: Intake) -> Door:
     house = House(
         refuses=lambda caller: refusal(caller, peers, strangers=True),  # pynetdicom looks at titles that no peer has
         ae=ae, contexts=ae.supported_contexts, handlers=bound, intake=intake, places=places,
-        no_senders=_no_senders(settings), max_bytes=settings.max_instance_bytes, max_pdu=settings.max_pdu_bytes,
+        sendings=sendings, no_senders=no_senders, max_bytes=settings.max_instance_bytes, max_pdu=settings.max_pdu_bytes,
         idle=settings.network_timeout, pdu=settings.pdu_timeout,
     )  # fmt: skip
     door = Door(settings, house, places)

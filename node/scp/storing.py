@@ -51,6 +51,7 @@ class Storing:
         self._status = SUCCESS
         self._incoming: Incoming | None = None
         self._begun = False
+        self.study_uid = ""  # of the instance, once it is kept
         self._seen = 0  # bytes of the data set, taken or thrown away
         if terms.refused:
             self._refuse(terms.refused, "this peer may not store here, or not on this presentation context")
@@ -116,6 +117,7 @@ class Storing:
     def _keep(self) -> None:
         assert self._incoming is not None  # noqa: S101 - end() looks
         facts = self._incoming.keep()
+        self.study_uid = facts.study_uid
         log.debug("instance kept", extra={"calling_ae": self._terms.calling_ae, "sop_instance_uid": facts.sop_uid})
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from node.domain.peer import Answer, CommitReport, OutgoingFile, Peer
-from node.tls import Papers
+from node.transport.counts import Counts
 from node.transport.cstore import CStoreTransport
 from node.transport.stow import StowTransport
 
@@ -23,6 +23,9 @@ class Transport(Protocol):
     def find_all(self, files: Sequence[OutgoingFile]) -> list[bool | None]:
         """Return the same for each of several instances, asked over one connection."""
 
+    def count(self, study_uids: Sequence[str]) -> Iterator[Counts | None]:
+        """Yield how many instances of each study the peer has, by its own count; None where it does not count."""
+
     def commit(
         self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]
     ) -> CommitReport | None:
@@ -36,6 +39,6 @@ class Transport(Protocol):
         """Send the files in order; yield the answer to each as it comes."""
 
 
-def open_transport(peer: Peer, *, calling_ae: str, papers: Papers | None = None) -> Transport:
-    """Return the transport for *peer*; *papers* are the node's own, for peers that are called over TLS."""
-    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae, papers=papers)
+def open_transport(peer: Peer, *, calling_ae: str) -> Transport:
+    """Return the transport for *peer*."""
+    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset
+from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
@@ -24,7 +26,8 @@ from node.dicom.commitment import read_report
 from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
 from node.errors import PeerAway, PeerBusy, PeerRefused
 from node.failpoints import reach
-from node.tls import Papers, client_context, fingerprint
+from node.tls import client_context, fingerprint
+from node.transport.counts import Counts, count_by_find
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, neither decoded nor held in memory
 
@@ -36,19 +39,17 @@ _OUT_OF_RESOURCES = 0xA700
 _INVALID_ARGUMENT = 0x0115  # PS3.7 C.4.2
 _GLANCE = 0.2  # seconds between two looks whether a report came
 _PENDING = frozenset({0xFF00, 0xFF01})
+_SERVICES = frozenset({StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind})  # in any syntax
+_WRITTEN_IN = ExplicitVRLittleEndian  # every result
 _ENDED = "the association ended before this instance was sent"
 
 
 class CStoreTransport:
     """One remote application entity, reached over DICOM's own upper layer."""
 
-    def __init__(self, peer: Peer, *, calling_ae: str, papers: Papers | None = None) -> None:
-        self._peer, self._papers = peer, papers
-        self._ae = AE(ae_title=calling_ae)
-        self._ae.connection_timeout = min(peer.timeout, 10.0)
-        self._ae.acse_timeout = peer.timeout
-        self._ae.dimse_timeout = peer.timeout
-        self._ae.network_timeout = peer.timeout * 2
+    def __init__(self, peer: Peer, *, calling_ae: str) -> None:
+        self._peer = peer
+        self._ae = entity_for(peer, calling_ae=calling_ae)
 
     def echo(self) -> float:
         """Return the seconds that a C-ECHO took; PeerAway or PeerRefused where it fails."""
@@ -86,6 +87,18 @@ class CStoreTransport:
         except RuntimeError as why:  # pynetdicom's word for an association that has ended
             raise PeerAway(f"{self._peer.where} ended the association during a query") from why
 
+    def takes(self, classes: Sequence[str]) -> frozenset[str]:
+        """Return which of these SOP classes the peer takes; storage in the syntax that results are written in."""
+        contexts = [build_context(one) if one in _SERVICES else build_context(one, _WRITTEN_IN) for one in classes]
+        with self._association([build_context(Verification), *contexts]) as association:
+            return frozenset(str(one.abstract_syntax) for one in association.accepted_contexts)
+
+    def count(self, study_uids: Sequence[str]) -> Iterator[Counts | None]:
+        """Yield the peer's own count of each study, over one association; PeerAway where it gives out."""
+        with self._association([build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+            for uid in study_uids:
+                yield count_by_find(association, uid, self._peer)
+
     def commit(
         self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]
     ) -> CommitReport | None:
@@ -108,22 +121,6 @@ class CStoreTransport:
                 except queue.Empty:
                     continue
         return None if reports.empty() else reports.get()
-
-    def _tls(self) -> tuple[ssl.SSLContext, str] | None:
-        """Return how the connection is made safe; none where the peer is called in the clear."""
-        if not self._peer.tls:
-            return None
-        if self._papers is None:
-            raise PeerRefused(f"{self._peer.where} is to be called over TLS: a [tls] table is missing")
-        return client_context(self._papers, pinned=bool(self._peer.certificate)), self._peer.host
-
-    def _check_certificate(self, association: Any) -> None:
-        """Raise PeerRefused, before anything is said of a patient, where another than the peer has answered."""
-        connection = association.dul.socket.socket
-        shown = connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLSocket) else None
-        if shown is None or fingerprint(shown) != self._peer.certificate:
-            association.abort()
-            raise PeerRefused(f"{self._peer.where} shows another certificate than its configuration names")
 
     def _ask_to_commit(self, association: Any, files: Sequence[OutgoingFile], transaction_uid: str) -> None:
         question = Dataset()
@@ -168,21 +165,64 @@ class CStoreTransport:
 
     @contextmanager
     def _association(self, contexts: list[PresentationContext], handlers: Sequence[Any] = ()) -> Iterator[Any]:
-        peer = self._peer
-        association = self._ae.associate(
-            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers),
-            tls_args=self._tls(),
-        )  # fmt: skip
-        if not association.is_established:
-            raise _why_not(peer, association)
-        if peer.certificate:
-            self._check_certificate(association)
-        reach("deliver.connected")
-        try:
+        with _associated(self._ae, self._peer, contexts, handlers=handlers) as association:
             yield association
-        finally:
-            if association.is_established:
-                association.release()
+
+
+def entity_for(peer: Peer, *, calling_ae: str) -> AE:
+    """Return our application entity with the times that a peer is given."""
+    ae = AE(ae_title=calling_ae)
+    ae.connection_timeout = min(peer.timeout, 10.0)
+    ae.acse_timeout = peer.timeout
+    ae.dimse_timeout = peer.timeout
+    ae.network_timeout = peer.timeout * 2
+    return ae
+
+
+@contextmanager
+def associated(
+    peer: Peer, *, calling_ae: str, contexts: list[PresentationContext], roles: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """Yield an association with *peer*, released in the end; PeerAway or PeerRefused where there is none."""
+    with _associated(entity_for(peer, calling_ae=calling_ae), peer, contexts, roles=roles) as association:
+        yield association
+
+
+@contextmanager
+def _associated(
+    ae: AE, peer: Peer, contexts: list[PresentationContext], *, handlers: Sequence[Any] = (), roles: Sequence[Any] = ()
+) -> Iterator[Any]:
+    try:
+        association = ae.associate(
+            peer.host, peer.port, contexts=contexts, ae_title=peer.ae_title, evt_handlers=list(handlers),
+            ext_neg=list(roles), tls_args=_tls(peer),
+        )  # fmt: skip
+    except socket.gaierror as why:
+        raise PeerAway(f"{peer.where}: no address is known for that name; is the name service there?") from why
+    if not association.is_established:
+        raise _why_not(peer, association)
+    if peer.certificate:
+        _check_certificate(peer, association)
+    reach("deliver.connected")
+    try:
+        yield association
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def _tls(peer: Peer) -> tuple[ssl.SSLContext, str] | None:
+    """Return how the connection is made safe; none where the peer is called in the clear."""
+    return None if peer.papers is None else (client_context(peer.papers, pinned=bool(peer.certificate)), peer.host)
+
+
+def _check_certificate(peer: Peer, association: Any) -> None:
+    """Raise PeerRefused, before anything is said of a patient, where another than the peer has answered."""
+    connection = association.dul.socket.socket
+    shown = connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLSocket) else None
+    if shown is None or fingerprint(shown) != peer.certificate:
+        association.abort()
+        raise PeerRefused(f"{peer.where} shows another certificate than its configuration names")
 
 
 def read_status(status: int) -> Answer:

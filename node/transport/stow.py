@@ -22,6 +22,7 @@ import httpx
 
 from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
 from node.errors import PeerAway, PeerBusy, PeerRefused
+from node.transport.counts import Counts, count_by_json
 from node.transport.cstore import read_status
 
 MAX_ANSWER = 1 << 20  # bytes of an answer that are read: it names one instance
@@ -65,6 +66,20 @@ class StowTransport:
             raise PeerRefused(f"{self._peer.where} answers HTTP {status} to a search: {_meaning(status)}")
         return time.monotonic() - began
 
+    def clock(self) -> datetime | None:
+        """Return what time it is at the server, by the date of its answer; None where it does not say."""
+        with self._client() as client:
+            try:
+                with client.stream("GET", "studies", params={"limit": "1"}) as response:
+                    said = response.headers.get("Date", "")
+            except httpx.RequestError as why:
+                raise self._away(why) from why
+        try:
+            told = parsedate_to_datetime(said)
+        except ValueError:
+            return None
+        return told if told.tzinfo else told.replace(tzinfo=UTC)
+
     def find(self, file: OutgoingFile) -> bool | None:
         """Return whether the peer has the instance (QIDO-RS); None where it cannot be asked."""
         return self.find_all([file])[0]
@@ -88,6 +103,20 @@ class StowTransport:
         if status != 200 or (found := _model(body)) is None:
             return None
         return any(_first(item, _UID) == file.sop_uid for item in found)
+
+    def count(self, study_uids: Sequence[str]) -> Iterator[Counts | None]:
+        """Yield the peer's own count of each study (QIDO-RS); PeerAway where it does not answer."""
+        with self._client() as client:
+            for uid in study_uids:
+                asked = {"StudyInstanceUID": uid, "includefield": "00201209"}
+                try:
+                    with client.stream("GET", "series", params=asked) as response:
+                        status, body = response.status_code, self._body(response)
+                except httpx.RequestError as why:
+                    raise self._away(why) from why
+                if _is_busy(status):
+                    raise PeerBusy(f"{self._peer.where} answers HTTP {status} to a query: ask again later")
+                yield {} if status == 204 else count_by_json(_model(body)) if status == 200 else None
 
     def commit(
         self,

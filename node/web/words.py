@@ -108,6 +108,8 @@ _EVENT_WORDS = {
     "verdict noted": "A radiologist's object refers to the result",
     "verdict unreadable": "A radiologist's object could not be compared with the result",
     "conflict": "The study is in conflict",
+    "mpps": "The modality says how far it is (MPPS)",
+    "association broke off": "An association broke off before its end",
     "reopened": "The study was opened again by a late instance",
     "settled": "The study settled",
 }

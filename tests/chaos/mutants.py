@@ -24,7 +24,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
-    "tests/unit/node/db", "tests/unit/node/test_store.py", "tests/unit/node/test_intake.py", "tests/unit/node/test_planning.py",
+    "tests/unit/node/db", "tests/unit/node/domain", "tests/unit/node/test_completion.py",
+    "tests/unit/node/test_store.py", "tests/unit/node/test_intake.py", "tests/unit/node/test_planning.py",
+    "tests/unit/node/test_clock.py",
     "tests/unit/node/test_sweep.py", "tests/unit/node/test_delivery.py", "tests/integration/test_scp.py",
     "tests/unit/node/test_life_of_a_job.py",
 )  # fmt: skip
@@ -86,9 +88,16 @@ MUTANTS = (
     _m("results overtake each other", _RESULTS, "        if not _is_due(row, now):\n            break\n",
        "        if not _is_due(row, now):\n            continue\n"),
     _m("settling does not look at the epoch", _STUDIES, "StudyRow.epoch == study.epoch, StudyRow.state", "StudyRow.state"),
-    _m("settling does not look at the last instance", _STUDIES,
-       "quiet = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN) & (StudyRow.last_at <= before)",
-       "quiet = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN)"),
+    _m("settling does not look at the last instance", "node/domain/completion.py",
+       "if now >= quiet_at and not held and not sending:", "if not held and not sending:"),
+    _m("settling does not wait for who is sending", "node/domain/completion.py",
+       "if now >= quiet_at and not held and not sending:", "if now >= quiet_at and not held:"),
+    _m("settling does not wait for what lacks", "node/domain/completion.py",
+       "if now >= quiet_at and not held and not sending:", "if now >= quiet_at and not sending:"),
+    _m("the longest wait has no end", "node/domain/completion.py", "    if now >= over:\n", "    if False:\n"),
+    _m("an old count settles", "node/domain/completion.py", "seen.tally.fresh and seen.tally.there", "seen.tally.there"),
+    _m("a study that waits is not looked at when an instance comes", _STUDIES,
+       "study.last_at, study.look_at = max(study.last_at, at), None", "study.last_at = max(study.last_at, at)"),
     _m("a late instance does not reopen", _STUDIES, "if study.state == StudyState.SETTLED:", "if False:"),
     _m("two patients are no conflict", _STUDIES, "if study.patient_id != kept.facts.patient_id and", "if False and"),
     _m("a job may stand twice", _TABLES,
@@ -100,7 +109,11 @@ MUTANTS = (
     _m("a bell is forgotten before it is rung", "node/sweep.py", "            self.broker.ring(topic, job_id)\n            reach(",
        "            with self.database.transaction() as session:\n                events.mark_rung(session, [bell])\n"
        "            self.broker.ring(topic, job_id)\n            reach("),
-    _m("abandoned jobs stay", "node/sweep.py", "return lease_until is None or lease_until < now or is_dead(owner)", "return False"),
+    _m("abandoned jobs stay", "node/sweep.py", "return is_dead(owner) or (self._trusts_times and (lease_until is None or lease_until < now))", "return False"),
+    _m("leases are believed after a jump of the clock", "node/sweep.py", "is_dead(owner) or (self._trusts_times and (", "is_dead(owner) or (True and ("),
+    _m("times from an hour ahead stay", "node/sweep.py", "            self._mended = False\n", "            self._mended = True\n"),
+    _m("a lost connection to the database is a lost result", "node/db/session.py", "if time.monotonic() + _AGAIN > deadline:", "if True:"),
+    _m("a database that stands still is waited for", "node/db/session.py", "        if not patient:\n            bound(engine)\n"),
     _m("lost bells stay lost", "node/sweep.py", "self._tell_late, self._relay, self._ring_again)", "self._tell_late, self._relay)"),
     _m("success without the bytes", "node/scp/storing.py", "self._refuse(OUT_OF_RESOURCES, str(why))", "self.drop()"),
     _m("success without the row", "node/intake.py", "        if arrival.why is not None:\n            raise arrival.why\n"),

@@ -62,7 +62,7 @@ class Modality:
     """Makes studies of the phantom, each of another patient, and sends them until all is acknowledged."""
 
     def __init__(self, folder: Path, seed: int, ledger: Ledger) -> None:
-        self._folder, self._seed, self._ledger = folder, seed, ledger
+        self._folder, self._seed, self.ledger = folder, seed, ledger
         self._pattern = [dcmread(file) for file in thorax_study(folder / "pattern", shape=SHAPE)]
 
     def make(self, number: int) -> Sent:
@@ -84,7 +84,7 @@ class Modality:
             file.write_bytes(data)
             made.append((str(ds.SOPInstanceUID), file, hashlib.sha256(data_set(data)).hexdigest()))
         sent = Sent(number=number, study_uid=study_uid, patient_id=patient, instances=tuple(made))
-        self._ledger.sent.append(sent)
+        self.ledger.sent.append(sent)
         return sent
 
     def send(self, study: Sent, port: int, called: str, stopped: threading.Event) -> None:
@@ -95,7 +95,7 @@ class Modality:
             if left:
                 time.sleep(0.5)
         if not left:
-            self._ledger.finish(study)
+            self.ledger.finish(study)
 
     def _once(
         self, study: Sent, left: Sequence[tuple[str, Path, str]], port: int, called: str
@@ -114,11 +114,11 @@ class Modality:
                 except RuntimeError:  # pynetdicom's word for an association that ended
                     status = None
             if status == 0:
-                self._ledger.ack(study, sop_uid, digest)
+                self.ledger.ack(study, sop_uid, digest)
             else:
                 missing.append((sop_uid, file, digest))
                 if status is not None:
-                    self._ledger.refused.append(f"{status:04X}")
+                    self.ledger.refused.append(f"{status:04X}")
         if association.is_established:
             association.release()
         return missing

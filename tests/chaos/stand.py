@@ -37,6 +37,7 @@ class Stand:
     proxy: Proxy
     postgres: Postgres | None
     failpoints: Path | None = None
+    log: Path | None = None  # none: a file in the folder
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
@@ -68,7 +69,7 @@ class Stand:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PACS_NODE_")}
         if self.failpoints is not None:
             environment["PACS_NODE_FAILPOINTS"] = str(self.failpoints)
-        with (self.folder / "node.log").open("ab") as log:
+        with (self.log or self.folder / "node.log").open("ab") as log:
             command = [sys.executable, "-m", "node.cli", "up", "--home", str(self.home), "--parent", str(os.getpid())]
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         wait_for("the node's DICOM port", lambda: listens(self.port) or self.gone, limit=60)
@@ -133,7 +134,8 @@ class Stand:
 
 @contextmanager
 def running_stand(
-    folder: Path, *, seed: int = 1, bad: bool = False, db: str = "sqlite", failpoints: Path | None = None
+    folder: Path, *, seed: int = 1, bad: bool = False, db: str = "sqlite", failpoints: Path | None = None,
+    log: Path | None = None,
 ) -> Iterator[Stand]:
     """Start everything, the line to the PACS *bad* or good, and end it at the end."""
     with ExitStack() as stack:
@@ -142,7 +144,7 @@ def running_stand(
         proxy = Proxy(orthanc.dicom, seed)
         proxy.bad = bad
         stack.callback(proxy.close)
-        stand = Stand(folder, orthanc, proxy, postgres, failpoints=failpoints)
+        stand = Stand(folder, orthanc, proxy, postgres, failpoints=failpoints, log=log)
         stand.write_settings()
         stack.callback(stand.down)
         stand.up()

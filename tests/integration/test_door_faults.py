@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 import socket
 import sqlite3
 import threading
@@ -19,7 +20,7 @@ from node import failpoints
 from node.db import session as session_module
 from node.store import sha256_hex
 from node.testing import synthetic_ct
-from tests.integration.conftest import Door
+from tests.integration.conftest import Door, OpenDoor
 from tests.integration.test_scp import associate, send
 from tests.rig import wait_for
 
@@ -119,6 +120,17 @@ def test_a_line_that_breaks_inside_an_instance_leaves_no_piece_of_it(reset: bool
     assert sha256_hex(door.store.path(row.path).read_bytes()) == row.content_sha
 
 
+def test_a_peer_that_falls_silent_inside_a_pdu_does_not_keep_its_place(open_door: OpenDoor) -> None:
+    """After network_timeout the connection is given up: else so many of them would shut the door."""
+    door = open_door(network_timeout=1.5)
+    before = set(threading.enumerate())
+    with socket.create_connection(("127.0.0.1", door.settings.port)) as silent:
+        silent.settimeout(30)
+        silent.sendall(b"\x01\x00\x00\x00\x10\x00half")  # the head of an A-ASSOCIATE-RQ of 4096 bytes
+        assert silent.recv(1) == b""
+    wait_for("its threads to end", lambda: not set(threading.enumerate()) - before, limit=30)
+
+
 def associate_through(line: Line, door: Door) -> Any:
     """Return an association with the door over *line*."""
     ae = AE(ae_title="SCANNER")
@@ -137,6 +149,7 @@ class Line:
         self.port = int(self._listener.getsockname()[1])
         self._left, self._reset = -1, False
         self._target = target
+        self._over = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
 
     def cut_after(self, count: int, *, reset: bool) -> None:
@@ -146,13 +159,16 @@ class Line:
     def _serve(self) -> None:
         client, _ = self._listener.accept()
         server = socket.create_connection(("127.0.0.1", self._target))
-        threading.Thread(target=self._back, args=(server, client), daemon=True).start()
+        back = threading.Thread(target=self._back, args=(server, client), daemon=True)
+        back.start()
         while data := client.recv(16384):
             server.sendall(data)
             if self._left >= 0:
                 self._left -= len(data)
                 if self._left < 0:
                     break
+        self._over.set()
+        back.join()  # a socket that somebody reads from is not closed by closing it
         for one in (server, client):
             if self._reset:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")  # RST instead of FIN
@@ -161,13 +177,10 @@ class Line:
             one.close()
         self._listener.close()
 
-    @staticmethod
-    def _back(server: socket.socket, client: socket.socket) -> None:
-        try:
-            while data := server.recv(16384):
-                client.sendall(data)
-        except OSError:
-            return  # cut
+    def _back(self, server: socket.socket, client: socket.socket) -> None:
+        while not self._over.is_set():
+            if select.select([server], [], [], 0.05)[0]:
+                client.sendall(server.recv(16384))
 
 
 def test_a_disk_that_is_taken_away_is_said(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from node.db.results import Outcome
 from node.domain.job import Job, JobState
 from node.domain.result import DeliveryState
 from node.errors import GpuOutOfMemory
-from node.planning import settle_quiet
+from node.planning import settle_due
 from node.settings import load_settings
 from node.testing import part10, thorax_study
 from workers.inference import InferenceChild, Ran, Request
@@ -81,9 +81,7 @@ def run(services: Services, child: InferenceChild, images: list[Dataset]) -> Job
     intake = services.intake()
     for image in images:
         intake.keep(part10(image), calling_ae="PACS")
-    settle_quiet(
-        services.database, services.settings.rules, quiet=services.settings.quiet_period, now=services.now()
-    )
+    settle_due(services.database, services.settings.rules, services.settings.waits, now=services.now())
     run_most_urgent(services, child, hint="test", leaving=threading.Event())
     with services.database.reading() as session:
         return max(jobs.list_jobs(session), key=lambda job: job.revision)

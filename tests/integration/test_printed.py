@@ -13,7 +13,7 @@ from node.bootstrap import Services, build, prepare
 from node.db import jobs, results
 from node.domain.job import Job, JobState
 from node.domain.result import Result
-from node.planning import settle_quiet
+from node.planning import settle_due
 from node.settings import load_settings
 from node.testing import part10, thorax_study
 from workers.inference import InferenceChild
@@ -50,7 +50,7 @@ def ran(home: Path, destinations: str) -> tuple[Services, Job]:
     (home / "study").mkdir()
     for file in thorax_study(home / "study", shape=(40, 96, 96)):
         intake.keep(part10(dcmread(file)), calling_ae="PACS")
-    settle_quiet(services.database, settings.rules, quiet=settings.quiet_period, now=services.now())
+    settle_due(services.database, settings.rules, settings.waits, now=services.now())
     child = InferenceChild()
     try:
         run_most_urgent(services, child, hint="test", leaving=threading.Event())

@@ -38,7 +38,11 @@ def associate(door: Door, *contexts: tuple[str, str], calling: str = "SCANNER", 
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 10
     for sop_class, syntax in contexts:
         ae.add_requested_context(sop_class, syntax)
-    return ae.associate("127.0.0.1", door.settings.port, ae_title=called)
+    for _ in range(3):
+        association = ae.associate("127.0.0.1", door.settings.port, ae_title=called)
+        if not association.is_aborted:  # pynetdicom sometimes takes a quick rejection for an abort of its own
+            break
+    return association
 
 
 def send(door: Door, *files: Path | Dataset) -> list[int]:

@@ -153,6 +153,13 @@ def test_an_absent_peer_is_away_and_says_where_it_should_be() -> None:
         open_transport(peer, calling_ae="NODE").echo()
 
 
+def test_a_peer_whose_name_nobody_knows_is_away() -> None:
+    """The name service fails, or the name is wrong: what is for it waits, and a person reads the name."""
+    peer = Peer(name="pacs", ae_title="PACS", host="pacs.invalid", port=104)
+    with pytest.raises(PeerAway, match="no address is known"):
+        open_transport(peer, calling_ae="NODE").echo()
+
+
 def test_a_port_that_speaks_no_dicom_is_away_after_its_timeout() -> None:
     """Something accepts the connection and says nothing: the peer's timeout ends it."""
     with closing(socket.create_server(("127.0.0.1", 0))) as mute:

@@ -40,7 +40,8 @@ def test_an_edit_that_a_pacs_sends_becomes_the_verdict_of_its_job(door: Door) ->
 
     assert send(door, draw(edited(reading.seg), 1, erode)) == [0x0000]
     assert reading.verdicts() == []  # receiving waits for no comparison
-    sweep = Sweep(door.database, door.store, RecordingBroker(), door.settings, world.clock)  # type: ignore[arg-type]
+    clock = world.clock
+    sweep = Sweep(door.database, door.store, RecordingBroker(), door.settings, clock, clock.monotonic)  # type: ignore[arg-type]
     world.clock.advance(1)
     sweep.round()
     (corrected,) = reading.verdicts()

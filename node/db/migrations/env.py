@@ -5,7 +5,7 @@ from alembic import context
 from node.db.session import open_engine
 from node.db.tables import Base
 
-engine = open_engine(context.config.attributes["url"])
+engine = open_engine(context.config.attributes["url"], patient=True)
 with engine.connect() as connection:
     # All or nothing: SQLite can undo DDL too once the driver leaves BEGIN to us, as open_engine has it.
     context.configure(

@@ -26,7 +26,7 @@ from node.domain.rule import Rule
 from node.domain.study import InstanceFacts, Study
 from node.errors import BrokerAway
 from node.intake import Intake
-from node.planning import Planned, settle_quiet
+from node.planning import Planned, settle_due
 from node.settings import Settings
 from node.store import Store, sha256_hex
 from node.sweep import Sweep
@@ -142,7 +142,7 @@ class World:
             {
                 "name": p.name, "ae_title": p.ae_title or None, "host": p.host or "127.0.0.1", "port": p.port or 104,
                 "timeout": p.timeout, "verify": p.verify, "url": p.url, "token": p.token, "user": p.user,
-                "password": p.password,
+                "password": p.password, "count": p.count, "count_after": p.count_after,
             }
             for p in self.peers
         ]  # fmt: skip
@@ -159,7 +159,7 @@ class World:
     def settle(self, after: float = 61.0) -> list[Planned]:
         """Let *after* seconds go by and settle what is quiet for a minute."""
         self.clock.advance(after)
-        return settle_quiet(self.database, self.rules, quiet=self.settings().quiet_period, now=self.clock())
+        return settle_due(self.database, self.rules, self.settings().waits, now=self.clock())
 
     def study(self, uid: str) -> Study:
         """Return one study."""
@@ -252,7 +252,9 @@ class World:
 
     def sweep(self) -> Sweep:
         """Return a sweep that rings this world's broker."""
-        return Sweep(self.database, self.store, self.broker, self.settings(), self.clock)  # type: ignore[arg-type]
+        return Sweep(
+            self.database, self.store, self.broker, self.settings(), self.clock, self.clock.monotonic  # type: ignore[arg-type]
+        )
 
 
 def _seconds(seconds: float) -> timedelta:

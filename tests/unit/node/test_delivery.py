@@ -469,7 +469,7 @@ def test_a_failure_is_told_once_the_database_is_back(world: World, monkeypatch: 
 
     monkeypatch.setattr(type(deliverer), "_send", fail)
     monkeypatch.setattr(results, "give_up_sending", away_twice)
-    monkeypatch.setattr("node.delivery.time.sleep", waits.append)
+    monkeypatch.setattr("node.db.session.time.sleep", waits.append)
     with pytest.raises(ZeroDivisionError):
         deliverer.deliver(job.id)
     assert len(waits) == 2

@@ -236,3 +236,15 @@ def test_the_digest_of_inputs_does_not_depend_on_their_order(
     mixed = chance.sample(pairs, len(pairs))
     assert digest_of(mixed) == digest_of(pairs)
     assert digest_of(pairs[1:]) != digest_of(pairs)
+
+
+def test_a_rule_that_goes_leaves_its_jobs_what_was_planned(world: World) -> None:
+    """The node is started anew without the rule: what waits is run and sent all the same."""
+    world.keep(*synthetic_ct(slices=4))
+    world.settle()
+    world.rules.clear()
+    world.sweep().round()
+    job = world.start()
+    world.publish(job, [("seg", SEG_CLASS, "2.25.77", b"a")], job.destinations)
+    assert [one.peer for one in world.deliveries(job.id)] == ["pacs"]
+    assert world.job(job.id).rule == "lungs"

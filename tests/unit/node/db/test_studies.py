@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from sqlalchemy import select
 
+from node import planning
 from node.db import studies
 from node.db.session import Database
 from node.db.tables import InstanceRow
@@ -74,7 +75,7 @@ def test_settling_loses_to_an_instance_that_came_meanwhile(database: Database) -
     clock = FixedClock()
     keep(database, clock)
     with database.reading() as session:
-        seen = studies.lock_open(session, "2.25.1", clock())
+        seen = studies.lock_open(session, "2.25.1")
     keep(database, clock, content="b" * 64)
     assert seen is not None
     with database.transaction() as session:
@@ -106,9 +107,12 @@ def test_a_study_that_was_quiet_a_moment_ago_and_is_not_any_more_does_not_settle
     first, second = synthetic_ct(slices=2)
     world.keep(first)
     world.clock.advance(61)
-    before = world.clock() - timedelta(seconds=60)
+    silence, longest = timedelta(seconds=60), timedelta(hours=1)
     with world.database.reading() as session:
-        assert studies.quiet_since(session, before) == [first.StudyInstanceUID]
+        listed = studies.to_look_at(session, world.clock(), silence=silence, longest=longest)
+    assert listed == [first.StudyInstanceUID]
     world.keep(second)
+    waits = world.settings().waits
     with world.database.transaction() as session:
-        assert studies.lock_open(session, str(first.StudyInstanceUID), before) is None
+        assert planning._settle(session, str(first.StudyInstanceUID), world.rules, waits, now=world.clock()) is None
+    assert world.jobs() == []

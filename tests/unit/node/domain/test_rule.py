@@ -77,7 +77,7 @@ def test_a_condition_that_holds_refuses_nothing(conditions: dict[str, Any], chan
 
 def test_every_condition_of_a_rule_has_a_refusal_in_the_table() -> None:
     """A new condition comes with its case here."""
-    no_conditions = {"name", "model", "priority", "deadline", "late_images", "destinations"}
+    no_conditions = {"name", "model", "priority", "deadline", "late_images", "required_series", "destinations"}
     conditions = set(Rule.__dataclass_fields__) - no_conditions
     assert conditions == {name for case, _, _ in REFUSED for name in case}
 
@@ -97,3 +97,27 @@ def test_the_best_series_has_most_slices_then_the_thinnest_then_the_first_uid() 
     twin = replace(SERIES, uid="2.25.0")
     order = sorted([unknown, SERIES, twin, thin, many], key=best_first)
     assert order == [many, thin, twin, SERIES, unknown]
+
+
+@pytest.mark.parametrize(
+    ("changes", "missing"),
+    [
+        ({}, ()),
+        ({"required_series": ("thorax",)}, ()),
+        ({"required_series": ("thorax", "flair")}, ("flair",)),
+        ({"required_series": ("flair",), "modality": ("MR",)}, ()),
+        ({"required_series": ("flair",), "body_part": ("HEAD",)}, ()),
+        ({"required_series": ("flair",), "calling_ae": ("OTHER",)}, ()),
+        ({"required_series": ("flair",), "study_description": "brain"}, ()),
+    ],
+)
+def test_a_rule_misses_series_of_studies_of_its_kind_only(changes: dict[str, Any], missing: tuple[str, ...]) -> None:
+    """A chest CT does not wait for the FLAIR of a brain."""
+    rule = Rule(name="r", model="m", **changes)
+    assert rule.missing([SERIES], "CT Thorax") == missing
+
+
+def test_a_series_without_an_image_is_not_there() -> None:
+    """Its report alone came."""
+    rule = Rule(name="r", model="m", required_series=("thorax",))
+    assert rule.missing([replace(SERIES, instances=0)]) == ("thorax",)
