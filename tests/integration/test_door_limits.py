@@ -85,7 +85,8 @@ def test_f11_where_accepting_fails_the_oldest_leave_and_the_door_lives(caplog: p
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
         for one in peers[:-5]:
             one.connect(("127.0.0.1", listener.port))
-        fill = _all_descriptors()
+        wait_for("all to be taken in", lambda: listener.waiting() == len(peers) - 5, limit=20)
+        fill = _all_descriptors()  # before, it would take the descriptors of those who leave
         for one in peers[-5:]:
             one.connect(("127.0.0.1", listener.port))
         for one in peers[-3:]:

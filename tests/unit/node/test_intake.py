@@ -12,6 +12,7 @@ import pytest
 from pydicom import Dataset
 from sqlalchemy.exc import IntegrityError, OperationalError
 
+from node import intake as intake_module
 from node.db import studies
 from node.errors import StoreFull, UnreadableInstance
 from node.intake import Intake, Mismatch, _Arrival
@@ -135,7 +136,7 @@ def test_one_that_cannot_be_recorded_fails_alone(mine: str, world: World, monkey
     assert world.study("2.25.4711").instances == 4
 
 
-def test_the_databases_own_trouble_is_everybodys_and_is_not_asked_for_again(
+def test_the_databases_own_trouble_is_everybodys_and_is_waited_for_once(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is away: each hears A700 after one wait, not after one for each neighbour."""
@@ -146,9 +147,29 @@ def test_the_databases_own_trouble_is_everybodys_and_is_not_asked_for_again(
         raise OperationalError("insert", {}, ValueError("database is locked"))
 
     monkeypatch.setattr(studies, "keep_instances", keep)
+    monkeypatch.setattr(intake_module, "_PATIENCE", 0.0)
     outcomes = keep_at_once(intake_of(world), synthetic_ct(slices=4), monkeypatch)
     assert all(isinstance(why, StoreFull) for why in outcomes.values())
     assert calls == [1, 3]
+
+
+def test_a_connection_that_was_lost_is_made_anew_for_all_who_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database threw it out: nobody hears of it, and each instance has one row."""
+    real, calls = studies.keep_instances, list[int]()
+
+    def keep(session: Any, arrivals: Any) -> Any:
+        calls.append(len(arrivals))
+        if len(calls) == 2:
+            raise OperationalError("insert", {}, ValueError("terminating connection"))
+        return real(session, arrivals)
+
+    monkeypatch.setattr(studies, "keep_instances", keep)
+    outcomes = keep_at_once(intake_of(world), images := synthetic_ct(slices=4), monkeypatch)
+    assert all(why is None for why in outcomes.values())
+    assert calls == [1, 3, 3]
+    assert world.study(images[0].StudyInstanceUID).instances == 4
 
 
 def test_what_nobody_foresaw_reaches_everybody_who_waits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
