@@ -234,6 +234,7 @@ class Receiver(Association):
                 self.acse.send_ap_abort(why.reason)
             elif not isinstance(why, Gone):
                 self.acse.send_abort(0x00)
+            self._wire.last_word()
         except Gone:
             log.debug("the peer did not wait for our A-ABORT")
         if not self._kill:

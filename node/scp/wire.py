@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _TICK = 1.0  # seconds after which a silent connection is looked at: deadlines, an end from elsewhere
+_LAST_WORD = 0.5  # seconds for a peer to hear why its association ends
+_HEARD_OUT = 1 << 22  # bytes that it may still send meanwhile
 _HEADER = struct.Struct(">BxI")  # PS3.8 9.3.1: type, reserved, length of what follows
 
 
@@ -75,6 +77,15 @@ class Wire:
             self._connection.sendall(data)
         except OSError as why:
             raise Gone from why
+
+    def last_word(self) -> None:
+        """Give the peer a moment to read what was sent last: closing over bytes of its own would take it away again."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+            self._connection.settimeout(_LAST_WORD)
+            until, left = time.monotonic() + _LAST_WORD, _HEARD_OUT
+            while left > 0 and time.monotonic() < until and (count := self._connection.recv_into(self._buffer)):
+                left -= count
 
     def close(self) -> None:
         """Close the connection, from whichever thread."""
