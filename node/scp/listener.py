@@ -29,6 +29,7 @@ _UNRECOGNISED, _UNEXPECTED, _BAD_VALUE = 0x01, 0x02, 0x06  # PS3.8 9.3.8
 _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _LEAVE_AT_ONCE = 16  # who store need descriptors too
 _BREATH = 0.2  # seconds without accepting where the system has no descriptor left
+_HEARD_OUT = 1 << 16  # bytes
 _BACKLOG = 1024  # connections that the system holds for us while we are busy
 _TICK = 0.25  # seconds between two looks at deadlines
 
@@ -214,6 +215,7 @@ class Listener:
         with suppress(OSError):
             guest.connection.send(struct.pack(">BBIBBBB", 0x07, 0, 4, 0, 0, 2, reason))
             guest.connection.shutdown(socket.SHUT_WR)
+            guest.connection.recv(_HEARD_OUT)  # closing over bytes that nobody read would take our answer away
         self._leave(guest)
 
     def _leave(self, guest: _Guest) -> None:

@@ -182,8 +182,8 @@ class Receiver(Association):
                 self._storing.drop()
             if self._place is not None:
                 self._house.places.leave(self._place)
-            if self.is_rejected or self.is_released:  # the peer closes, once it has read what we said last
-                self._wire.await_end()
+            if self.is_rejected or self.is_released:
+                self._wire.last_word()
             self._wire.close()
 
     def _negotiate(self) -> bool:
@@ -253,6 +253,7 @@ class Receiver(Association):
                 self.acse.send_ap_abort(why.reason)
             elif not isinstance(why, Gone):
                 self.acse.send_abort(0x00)
+            self._wire.last_word()
         except Gone:
             log.debug("the peer did not wait for our A-ABORT")
         if not self._kill:

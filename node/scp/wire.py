@@ -10,8 +10,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 _TICK = 1.0  # seconds after which a silent connection is looked at: deadlines, an end from elsewhere
-_FAREWELL = 2.0  # seconds that a peer has to close a connection which is over
 _TLS_TICK = 5.0  # the same over TLS, where it is also the time that an answer has to be taken
+_LAST_WORD = 0.5  # seconds for a peer to hear why its association ends
+_HEARD_OUT = 1 << 22  # bytes that it may still send meanwhile
 _HEADER = struct.Struct(">BxI")  # PS3.8 9.3.1: type, reserved, length of what follows
 
 
@@ -82,16 +83,14 @@ class Wire:
         except OSError as why:
             raise Gone from why
 
-    def await_end(self) -> None:
-        """Let the peer close the connection (PS3.8 9.2.3, state 13): some lose a word that comes with the end."""
-        deadline = time.monotonic() + _FAREWELL
+    def last_word(self) -> None:
+        """Give the peer a moment to read what was sent last: closing over bytes of its own would take it away again."""
         with suppress(OSError):
-            while time.monotonic() < deadline:
-                try:
-                    if not self._connection.recv_into(self._buffer):
-                        return
-                except (BlockingIOError, TimeoutError):
-                    continue
+            self._connection.shutdown(socket.SHUT_WR)
+            self._connection.settimeout(_LAST_WORD)
+            until, left = time.monotonic() + _LAST_WORD, _HEARD_OUT
+            while left > 0 and time.monotonic() < until and (count := self._connection.recv_into(self._buffer)):
+                left -= count
 
     def close(self) -> None:
         """Close the connection, from whichever thread."""

@@ -37,7 +37,7 @@ def traced(tmp_path: Path) -> list[str]:
         wait_for("the door to open", lambda: _listens(port))
         write_series(synthetic_ct(slices=INSTANCES, rows=64, columns=64), tmp_path / "series")
         send = [dcmtk("storescu"), "-aec", "PACSAINODE", "+sd", "127.0.0.1", str(port), str(tmp_path / "series")]
-        subprocess.run(send, check=True, capture_output=True, timeout=100)
+        subprocess.run(send, check=True, capture_output=True, timeout=150)
     finally:
         psutil.Process(listener.pid).children()[0].terminate()
         listener.wait(timeout=60)
