@@ -11,6 +11,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -53,6 +54,7 @@ UNRECOGNISED, UNEXPECTED, BAD_VALUE = 0x01, 0x02, 0x06  # PS3.8 9.3.8: why the p
 PERMANENT, TRANSIENT = 0x01, 0x02  # PS3.8 9.3.4
 NOT_RECOGNISED = 0x01, 0x03  # the service user: calling AE title
 NO_SUCH_APPLICATION, NO_SUCH_VERSION, LIMIT_EXCEEDED = (0x01, 0x02), (0x02, 0x02), (0x03, 0x02)
+_BEFORE_NO = 0.02  # seconds: pynetdicom takes a rejection that comes before it looks for an abort
 _LONGEST_COMMAND = 1 << 16  # bytes of a command set; real ones have a few hundred
 _LONGEST_MESSAGE = 1 << 25  # bytes of a data set that is no instance: e.g. a commitment request for 300,000 of them
 
@@ -107,6 +109,8 @@ class _Outlet:
 
     def send_pdu(self, primitive: Any) -> None:
         """Send a primitive as its PDU."""
+        if isinstance(primitive, A_ASSOCIATE) and primitive.result:
+            time.sleep(_BEFORE_NO)
         pdu = self._PDUS[type(primitive)](primitive)()
         pdu.from_primitive(primitive)
         self.send(pdu.encode())

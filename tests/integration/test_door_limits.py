@@ -82,7 +82,7 @@ def test_f11_where_accepting_fails_the_oldest_leave_and_the_door_lives(caplog: p
     peers, fill = [socket.socket() for _ in range(60)], list[BinaryIO]()
     try:
         highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 80, hard))
         for one in peers[:-5]:
             one.connect(("127.0.0.1", listener.port))
         wait_for("all to be taken in", lambda: listener.waiting() == len(peers) - 5, limit=20)
