@@ -31,6 +31,7 @@ import psutil
 from node.testing import part10, synthetic_ct
 from tests.rig import free_port, need, running_orthanc, wait_for
 
+_PYNETDICOM_TAKES = 10  # associations at once; its program has no option for more
 NODELAY = {**os.environ, "TCP_NODELAY": "1"}
 
 
@@ -164,12 +165,13 @@ def main() -> None:
             for name, run in STATIONS.items():
                 home = folder / f"{name}-{turn}"
                 with run(home) as station:  # type: ignore[attr-defined]
-                    for case in wanted:
+                    mine = [one for one in wanted if name != "pynetdicom" or one.associations <= _PYNETDICOM_TAKES]
+                    for case in mine:
                         rates[f"{name}_{case.name}"].append(send(station, case, folder / "data"))
                     if name == "ours":
                         memory = max(memory, _peak(station.process))
                 subprocess.run(["rm", "-rf", str(home)], check=True)
-                last = " ".join(f"{case.name} {rates[f'{name}_{case.name}'][-1]:.1f}" for case in wanted)
+                last = " ".join(f"{case.name} {rates[f'{name}_{case.name}'][-1]:.1f}" for case in mine)
                 sys.stdout.write(f"round {turn + 1}: {name} {last}\n")
                 sys.stdout.flush()
     sys.stdout.write(json.dumps(report(rates, memory, asked.rounds)) + "\n")
@@ -188,6 +190,7 @@ def report(rates: dict[str, list[float]], memory: int, rounds: int) -> dict[str,
         f"{case}_x_vs_{other}": round(middle[f"ours_{case}"] / middle[f"{other}_{case}"], 2)
         for case in ("ct_1assoc", "ct_4assoc", "ct_16assoc", "small_1assoc", "small_4assoc", "big")
         for other in ("dcmtk", "orthanc", "pynetdicom")
+        if f"{other}_{case}" in middle
     }
     return {
         **ratios, "rates": middle, "peak_mib": memory, "rounds": rounds, "cpus": os.cpu_count(),
