@@ -11,13 +11,13 @@ from uuid import uuid4
 
 from sqlalchemy.orm import Session
 
-from node.db import breakers, commitments, jobs, results
+from node.db import breakers, commitments, jobs, lookups, results
 from node.db.results import Outcome
 from node.db.session import Database
 from node.domain.job import Job, JobState
 from node.domain.peer import SENDER, Answer, AnswerKind, CommitReport, OutgoingFile, Peer, Verify
 from node.domain.profile import DEFAULT
-from node.domain.result import Delivery, DeliveryState, Result
+from node.domain.result import OTHER_PATIENT, Delivery, DeliveryState, Result
 from node.domain.uid import UUID_ROOT
 from node.domain.waits import back_off, full_jitter
 from node.errors import NotFound, PeerAway, PeerBusy, PeerRefused
@@ -316,10 +316,27 @@ class Deliverer:
     def _queried(
         self, transport: Transport, deliveries: Sequence[Delivery], files: Sequence[OutgoingFile], remark: str = ""
     ) -> list[tuple[Delivery, Outcome]]:
+        looked = transport.find_all(files)
+        if any(looked) and self._is_of_another(transport, deliveries[0], files[0].study_uid):
+            remark = "; ".join(filter(None, (remark, OTHER_PATIENT)))
         return [
             (delivery, self._seen(delivery, there, f"{remark}; " if remark else ""))
-            for delivery, there in zip(deliveries, transport.find_all(files), strict=True)
+            for delivery, there in zip(deliveries, looked, strict=True)
         ]
+
+    def _is_of_another(self, transport: Transport, of: Delivery, study_uid: str) -> bool:
+        """Return whether the peer has the study under another patient; no answer is no reason for an alarm."""
+        try:
+            there = transport.patient_of(study_uid)
+        except (PeerAway, PeerRefused) as why:
+            log.info("a peer does not say whose a study is: %s", why, extra={"job_id": of.job_id})
+            return False
+        with self.database.reading() as session:
+            ours = lookups.patient_of(session, study_uid)
+        if there is None or there == ours:
+            return False
+        log.error("a peer has the study under another patient", extra={"job_id": of.job_id, "peer": of.peer})
+        return True
 
     def _seen(self, delivery: Delivery, there: bool | None, remark: str) -> Outcome:
         """Return what the answer to a query means; None is the answer of a peer that cannot be asked."""

@@ -20,6 +20,7 @@ from node.tls import expires
 
 _NOBODY_TAKES = timedelta(minutes=10)  # a job that waits so long while no worker is busy: nobody works
 _BACKLOG = timedelta(hours=2)  # a job that waits so long while workers are busy: there are too few
+_WEEK = timedelta(days=7)  # so long an alarm is told that nobody can take back
 _RENEW = timedelta(days=30)  # before a certificate ends
 _AWAY = timedelta(minutes=30)  # a peer that has not taken a result for so long is away
 
@@ -105,6 +106,10 @@ def _of_peers(session: Session, paused: Collection[str], *, now: datetime) -> It
             says = f"{_count(count, 'result', 'results')} for {peer} {'is' if count == 1 else 'are'} parked"
             helps = "pacs-node jobs --state delivering says why, then pacs-node retry JOB"
             yield Need(what="parked", count=count, says=says, helps=helps)
+    if count := lookups.under_another_patient(session, now - _WEEK):
+        says = f"results of {_count(count, 'job', 'jobs')} lie in a study that their peer has under another patient"
+        helps = "pacs-node jobs, then job ID: have the PACS and the modality agree whose it is"
+        yield Need(what="patient", count=count, says=says, helps=helps)
     for peer, count, since in lookups.undelivered_since(session, now - _AWAY):
         if not is_paused(paused, queue="io", peer=peer):
             says = f"{peer} has not taken {_count(count, 'result', 'results')}, the oldest since {span(now - since)}"

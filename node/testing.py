@@ -106,6 +106,7 @@ class ScriptedPacs:
         self.report_statuses: list[int] = []  #: what the node answered to reports on a new association
         #: Study -> series -> (modality, instances): what C-FIND counts
         self.counts: dict[str, dict[str, tuple[str, int]]] = {}
+        self.patients: dict[str, str] = {}  #: study -> Patient ID that it tells at STUDY level
         self.counts_series = True  #: else only whole studies are counted
         self.received: Counter[str] = Counter()  #: how often each SOP Instance UID was kept
         self.order: list[str] = []  #: SOP Instance UIDs as they were kept
@@ -213,6 +214,7 @@ class ScriptedPacs:
         if query.QueryRetrieveLevel == "STUDY":
             found = Dataset()
             found.QueryRetrieveLevel, found.StudyInstanceUID = "STUDY", query.StudyInstanceUID
+            found.PatientID = self.patients.get(str(query.StudyInstanceUID), "")
             found.NumberOfStudyRelatedInstances = sum(number for _, number in counted.values())
             yield found
             return

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from node.db import jobs, studies
 from node.db.tables import DeliveryRow, EventRow, JobRow, SeriesRow, StudyRow
 from node.domain.job import HELD, Job, JobState
-from node.domain.result import DeliveryState
+from node.domain.result import OTHER_PATIENT, DeliveryState
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +75,17 @@ def undelivered_since(session: Session, before: datetime) -> list[tuple[str, int
     facts = (DeliveryRow.peer, func.count(), func.min(DeliveryRow.created_at))
     rows = session.execute(select(*facts).where(mine).group_by(DeliveryRow.peer).order_by(DeliveryRow.peer))
     return [(row[0], row[1], row[2]) for row in rows]
+
+
+def patient_of(session: Session, study_uid: str) -> str | None:
+    """Return the Patient ID of a study; for comparing alone, never for showing."""
+    return session.scalar(select(StudyRow.patient_id).where(StudyRow.uid == study_uid))
+
+
+def under_another_patient(session: Session, since: datetime) -> int:
+    """Return how many results were found *since* in a study that their peer has under another patient."""
+    told = DeliveryRow.reason.contains(OTHER_PATIENT) & (DeliveryRow.updated_at >= since)
+    return session.scalar(select(func.count(DeliveryRow.job_id.distinct())).where(told)) or 0
 
 
 _RUNS = 20  # how many earlier runs of a model say how long one takes

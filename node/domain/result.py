@@ -8,6 +8,9 @@ from enum import StrEnum
 
 from node.errors import IllegalMove
 
+#: Stands in the reason of a delivery: a person has to see whether both are one.
+OTHER_PATIENT = "the peer has the study under another patient"
+
 
 class ResultRole(StrEnum):
     """What a result instance is within its set."""

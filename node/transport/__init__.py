@@ -26,6 +26,9 @@ class Transport(Protocol):
     def count(self, study_uids: Sequence[str]) -> Iterator[Counts | None]:
         """Yield how many instances of each study the peer has, by its own count; None where it does not count."""
 
+    def patient_of(self, study_uid: str) -> str | None:
+        """Return the Patient ID under which the peer has a study; None where it has none, or does not say."""
+
     def commit(
         self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]
     ) -> CommitReport | None:

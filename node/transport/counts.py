@@ -42,6 +42,21 @@ def count_by_find(association: Any, study_uid: str, peer: Peer) -> Counts | None
     return {"": ("", sum(numbers))}
 
 
+def patient_by_find(association: Any, study_uid: str, peer: Peer) -> str | None:
+    """Return the Patient ID under which the peer has a study; None where it has none, or does not say."""
+    studies = _find(association, peer, _query("STUDY", study_uid, "PatientID"))
+    return _only({str(one.get("PatientID") or "").strip() for one in studies or []})
+
+
+def patient_by_json(answer: list[dict[str, Any]] | None) -> str | None:
+    """Read the answer to a QIDO-RS search for studies; None where it does not say."""
+    return _only({str(_value(one, "00100020") or "").strip() for one in answer or []})
+
+
+def _only(found: set[str]) -> str | None:
+    return (found.pop() or None) if len(found) == 1 else None
+
+
 def _query(level: str, study_uid: str, *wanted: str) -> Dataset:
     query = Dataset()
     query.QueryRetrieveLevel, query.StudyInstanceUID = level, study_uid

@@ -27,7 +27,7 @@ from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Pee
 from node.errors import PeerAway, PeerBusy, PeerRefused
 from node.failpoints import reach
 from node.tls import client_context, fingerprint
-from node.transport.counts import Counts, count_by_find
+from node.transport.counts import Counts, count_by_find, patient_by_find
 
 _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, neither decoded nor held in memory
 
@@ -98,6 +98,11 @@ class CStoreTransport:
         with self._association([build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
             for uid in study_uids:
                 yield count_by_find(association, uid, self._peer)
+
+    def patient_of(self, study_uid: str) -> str | None:
+        """Return the Patient ID under which the peer has a study; None where it has none, or does not say."""
+        with self._association([build_context(StudyRootQueryRetrieveInformationModelFind)]) as association:
+            return patient_by_find(association, study_uid, self._peer)
 
     def commit(
         self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]

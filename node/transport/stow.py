@@ -22,7 +22,7 @@ import httpx
 
 from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
 from node.errors import PeerAway, PeerBusy, PeerRefused
-from node.transport.counts import Counts, count_by_json
+from node.transport.counts import Counts, count_by_json, patient_by_json
 from node.transport.cstore import read_status
 
 MAX_ANSWER = 1 << 20  # bytes of an answer that are read: it names one instance
@@ -91,13 +91,7 @@ class StowTransport:
 
     def _find_one(self, client: httpx.Client, file: OutgoingFile) -> bool | None:
         asked = {"StudyInstanceUID": file.study_uid, "SOPInstanceUID": file.sop_uid}
-        try:
-            with client.stream("GET", "instances", params={k: v for k, v in asked.items() if v}) as response:
-                status, body = response.status_code, self._body(response)
-        except httpx.RequestError as why:
-            raise self._away(why) from why
-        if _is_busy(status):
-            raise PeerBusy(f"{self._peer.where} answers HTTP {status} to a query: ask again later")
+        status, body = self._search(client, "instances", {k: v for k, v in asked.items() if v})
         if status == 204:
             return False
         if status != 200 or (found := _model(body)) is None:
@@ -108,15 +102,25 @@ class StowTransport:
         """Yield the peer's own count of each study (QIDO-RS); PeerAway where it does not answer."""
         with self._client() as client:
             for uid in study_uids:
-                asked = {"StudyInstanceUID": uid, "includefield": "00201209"}
-                try:
-                    with client.stream("GET", "series", params=asked) as response:
-                        status, body = response.status_code, self._body(response)
-                except httpx.RequestError as why:
-                    raise self._away(why) from why
-                if _is_busy(status):
-                    raise PeerBusy(f"{self._peer.where} answers HTTP {status} to a query: ask again later")
+                status, body = self._search(client, "series", {"StudyInstanceUID": uid, "includefield": "00201209"})
                 yield {} if status == 204 else count_by_json(_model(body)) if status == 200 else None
+
+    def patient_of(self, study_uid: str) -> str | None:
+        """Return the Patient ID under which the peer has a study; None where it has none, or does not say."""
+        with self._client() as client:
+            asked = {"StudyInstanceUID": study_uid, "includefield": "00100020"}
+            status, body = self._search(client, "studies", asked)
+            return patient_by_json(_model(body)) if status == 200 else None
+
+    def _search(self, client: httpx.Client, level: str, asked: dict[str, str]) -> tuple[int, bytes | None]:
+        try:
+            with client.stream("GET", level, params=asked) as response:
+                status, body = response.status_code, self._body(response)
+        except httpx.RequestError as why:
+            raise self._away(why) from why
+        if _is_busy(status):
+            raise PeerBusy(f"{self._peer.where} answers HTTP {status} to a query: ask again later")
+        return status, body
 
     def commit(
         self,

@@ -11,6 +11,7 @@ import pytest
 from node.db.session import Database, migrate, open_engine
 from node.domain.job import JobState
 from node.domain.peer import OutgoingFile, Peer, Verify
+from node.domain.result import OTHER_PATIENT
 from node.intake import Intake
 from node.scp.server import start_scp
 from node.testing import synthetic_ct, write_series
@@ -40,7 +41,8 @@ def test_orthanc_takes_a_set_by_stow_and_shows_it_by_qido(world: World, tmp_path
         job_id = publish_two(world, "orthanc")
         assert world.deliverer().deliver(job_id) == 2
         assert world.job(job_id).state is JobState.DONE
-        assert {one.reason for one in world.deliveries(job_id)} == {"found there"}
+        (reason,) = {one.reason for one in world.deliveries(job_id)}
+        assert reason == f"{OTHER_PATIENT}; found there"  # this world's study is of P-1, the images are not
         kept = {_uid(orthanc.call(f"/instances/{one}")) for one in orthanc.call("/instances")}
         assert kept == {SEG_UID, SR_UID}
 
@@ -51,6 +53,10 @@ def test_orthanc_takes_a_set_by_stow_and_shows_it_by_qido(world: World, tmp_path
         for _ in range(2):
             assert [answer.kind for answer in way.send(files)] == ["accepted", "accepted"]
         assert way.find_all(files) == [True, True]
+        patient = str(synthetic_ct(slices=2, uid_prefix="2.25.555")[0].PatientID)
+        dicom = open_transport(Peer(name="o", ae_title="ORTHANC", host="127.0.0.1", port=orthanc.dicom), calling_ae="X")
+        assert [one.patient_of(files[0].study_uid) for one in (way, dicom)] == [patient] * 2
+        assert [one.patient_of("2.25.1") for one in (way, dicom)] == [None] * 2
         ids = [one for one in orthanc.call("/instances") if _uid(orthanc.call(f"/instances/{one}")) == files[0].sop_uid]
         assert orthanc.instance(ids[0]) == files[0].path.read_bytes()
 

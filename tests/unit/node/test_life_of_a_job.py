@@ -93,6 +93,9 @@ class MoodyPacs:
         """It tells the truth."""
         return [self.find(file) for file in files]
 
+    def patient_of(self, study_uid: str) -> None:
+        """It does not say."""
+
     def commit(self, files: Sequence[OutgoingFile], transaction_uid: str, answered: Callable[[], bool]) -> None:
         """Nobody asks it: its peer is verified by query."""
         raise AssertionError((files, transaction_uid, answered))

@@ -347,6 +347,18 @@ def test_a_search_tells_what_is_there(web: ScriptedWeb, files: list[OutgoingFile
     assert to(web).find(files[0]) is False
 
 
+def test_a_search_for_the_study_tells_whose_it_is(web: ScriptedWeb) -> None:
+    """Nothing where it does not say, says it twice, or is no list."""
+    for told, patient in ((["P"], "P"), ([" P "], "P"), ([""], None), ([], None), (["P", "Q"], None)):
+        web.search_body = json.dumps([{"00100020": {"vr": "LO", "Value": [one]}} for one in told]).encode()
+        assert to(web).patient_of("2.25.7") == patient
+    assert web.paths[-1] == "/dicom-web/studies?StudyInstanceUID=2.25.7&includefield=00100020"
+    web.search_body = b"{}"
+    assert to(web).patient_of("2.25.7") is None
+    web.search_status = 404
+    assert to(web).patient_of("2.25.7") is None
+
+
 @pytest.mark.parametrize("status", [301, 400, 401, 403, 404, 405, 501])
 def test_a_server_that_takes_no_searches_cannot_be_asked(
     web: ScriptedWeb, files: list[OutgoingFile], status: int

@@ -15,7 +15,7 @@ from pydicom import Dataset
 from pynetdicom import AE, build_context
 from sqlalchemy import select, text
 
-from node.db import commitments, results
+from node.db import commitments, lookups, results
 from node.db.session import _alembic, migrate, open_engine
 from node.db.tables import CommitmentRow
 from node.delivery import take_report
@@ -425,3 +425,32 @@ def test_a_peer_says_where_it_is() -> None:
     assert Peer(name="b", url="https://x/y").where == "b (https://x/y)"
     known = dict.fromkeys(("token", "user", "password"), "secret")
     assert "secret" not in repr(Peer(name="b", url="https://x/y", **known))
+
+
+def test_a_study_that_the_peer_has_under_another_patient_is_an_alarm(
+    world: World, pacs: ScriptedPacs, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The frozen bytes went as they were, once; who watches the node hears of it, and no log line names anybody."""
+    job_id = published(world, pacs)
+    study_uid = world.job(job_id).study_uid
+    pacs.patients[study_uid] = "SOMEBODY-ELSE"
+    world.deliverer().deliver(job_id)
+    assert world.job(job_id).state is JobState.DONE
+    assert pacs.received == {SEG_UID: 1, SR_UID: 1}
+    assert all("under another patient" in reason for reason in reasons(world, job_id))
+    assert "under another patient" in caplog.text and "SOMEBODY-ELSE" not in caplog.text
+    with world.database.reading() as session:
+        assert lookups.under_another_patient(session, world.clock() - timedelta(days=7)) == 1
+        assert lookups.under_another_patient(session, world.clock() + timedelta(days=7)) == 0
+
+
+@pytest.mark.parametrize("says", ["", "P-1"], ids=["nothing", "the same"])
+def test_a_peer_that_names_nobody_else_is_no_alarm(sqlite_world: World, pacs: ScriptedPacs, says: str) -> None:
+    """Nor is one that names nobody at all."""
+    world = sqlite_world
+    job_id = published(world, pacs)
+    with world.database.reading() as session:
+        assert lookups.patient_of(session, world.job(job_id).study_uid) == "P-1"
+    pacs.patients[world.job(job_id).study_uid] = says
+    world.deliverer().deliver(job_id)
+    assert reasons(world, job_id) == {"found there"}
