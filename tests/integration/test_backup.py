@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 from typer.testing import CliRunner
 
 from node import backup
@@ -58,10 +59,23 @@ def pacs(tmp_path: Path) -> Iterator[ScriptedPacs]:
         yield running
 
 
+_ENGINES: list[Engine] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_open() -> Iterator[None]:
+    """Connections end with their test, not in somebody else's."""
+    yield
+    while _ENGINES:
+        _ENGINES.pop().dispose()
+
+
 def opened(home: Path, url: str, pacs: ScriptedPacs | None = None) -> World:
     """Return the node in *home* over its database."""
     peers = [pacs.peer("pacs")] if pacs else []
-    return World(Database(open_engine(url or f"sqlite:///{home / 'node.db'}")), home, peers=peers)
+    engine = open_engine(url or f"sqlite:///{home / 'node.db'}")
+    _ENGINES.append(engine)
+    return World(Database(engine), home, peers=peers)
 
 
 def busy_node(home: Path, url: str, pacs: ScriptedPacs) -> World:

@@ -77,7 +77,7 @@ def test_a_marked_object_is_stored_found_and_committed(tmp_path: Path) -> None:
 def test_what_a_peer_does_with_the_object_is_told(tmp_path: Path) -> None:
     """Refused; taken and not shown; taken and not committed to; no report."""
     with ScriptedPacs(tmp_path / "pacs", commits="never", statuses=[0xA700]) as pacs:
-        peer = pacs.peer("pacs", timeout=1.0, verify=Verify.COMMITMENT)
+        peer = pacs.peer("pacs", timeout=4.0, verify=Verify.COMMITMENT)
         refused = checks(peer, store=True)
         assert "A700" in refused["store"].says
         assert "read-back" not in refused

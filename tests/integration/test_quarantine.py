@@ -23,8 +23,8 @@ def strays(node: World) -> dict[str, Path]:
     node.keep(*(images := synthetic_ct(slices=5, uid_prefix=STUDY))[:4])
     node.settle()
     store = node.store
-    data = part10(images[4])
-    name = store.put_instance(data, "0" * 64, study_uid=STUDY, sop_uid=str(images[4].SOPInstanceUID))
+    name = store.instance_name("0" * 64, study_uid=STUDY, sop_uid=str(images[4].SOPInstanceUID))
+    (store.root / name).write_bytes(part10(images[4]))
     made = {"changed": name}
     folder = Path(name).parent
     made["rubbish"] = str(folder / "rubbish.dcm")
