@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 from typer.testing import CliRunner
 
-from node import backup
+from node import backup, bootstrap
+from node.bootstrap import Services
+from node.cli import common
 from node.cli.common import app
 from node.db import results
 from node.db.session import Database, migrate, open_engine
@@ -63,8 +66,15 @@ _ENGINES: list[Engine] = []
 
 
 @pytest.fixture(autouse=True)
-def nothing_stays_open() -> Iterator[None]:
-    """Connections end with their test, not in somebody else's."""
+def nothing_stays_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Connections end with their test, not in somebody else's: those of commands, too, which are processes else."""
+
+    def build(*words: Any) -> Services:
+        services = bootstrap.build(*words)
+        _ENGINES.append(services.database.engine)
+        return services
+
+    monkeypatch.setattr(common, "build", build)
     yield
     while _ENGINES:
         _ENGINES.pop().dispose()

@@ -99,8 +99,8 @@ def test_a_cut_association_leaves_the_answer_unknown_and_the_rest_unsent(
 
 def test_a_silent_peer_is_unknown_after_its_timeout(pacs: ScriptedPacs, files: list[OutgoingFile]) -> None:
     """No answer within the peer's time: it may have kept the instance."""
-    pacs.delay = 2.0
-    (answer,) = to(pacs, timeout=0.5).send(files[:1])
+    pacs.delay = 7.0
+    (answer,) = to(pacs, timeout=3.0).send(files[:1])
     assert answer.kind is AnswerKind.UNKNOWN
 
 

@@ -243,7 +243,7 @@ def test_a_report_that_never_comes_is_asked_for_three_times_and_then_the_peer_is
 ) -> None:
     """Each question is a new transaction; the end says how it was verified."""
     restarted(pacs, commits="never")
-    job_id = published(world, pacs, verify=Verify.COMMITMENT, timeout=1.0)
+    job_id = published(world, pacs, verify=Verify.COMMITMENT, timeout=3.0)
     world.deliverer().deliver(job_id)
     assert states(world, job_id) == [_S.ACKED, _S.ACKED]
     assert "waits for the report on storage commitment" in world.job(job_id).reason
