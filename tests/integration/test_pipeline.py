@@ -164,6 +164,7 @@ def test_a_revision_names_the_report_that_it_replaces(
     assert tracked[0] == tracked[1]
 
 
+@pytest.mark.usefixtures("first")
 def test_a_model_that_was_changed_meanwhile_fails_the_job_and_says_so(
     services: Services, child: InferenceChild, images: list[Dataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,6 +194,7 @@ class FullGpu(InferenceChild):
         return super().run(request, **how)
 
 
+@pytest.mark.usefixtures("first")
 def test_a_full_gpu_costs_time_and_not_the_result(services: Services, images: list[Dataset]) -> None:
     """Once more on the processor within the same attempt; the job's story says so."""
     changed = images[32].copy()
