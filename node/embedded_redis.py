@@ -40,8 +40,9 @@ def command(socket: Path) -> list[str]:
 
 
 def start(socket: Path) -> subprocess.Popen[bytes]:
-    """Start the server on *socket* and wait until it answers."""
+    """Start the server on *socket* and wait until it answers; one that a killed supervisor left there is ended."""
     socket.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _end_former(socket)
     socket.unlink(missing_ok=True)
     process = subprocess.Popen(command(socket), stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + _READY_SECONDS
@@ -51,6 +52,17 @@ def start(socket: Path) -> subprocess.Popen[bytes]:
             raise BrokerAway(f"the embedded Redis did not start (exit code {process.wait()})")
         time.sleep(0.05)
     return process
+
+
+def _end_former(socket: Path) -> None:
+    """End the server that still listens on *socket*: nobody would ever find it again."""
+    client = redis.Redis(unix_socket_path=str(socket), socket_timeout=2)
+    try:
+        client.shutdown(nosave=True)
+    except (redis.RedisError, OSError):
+        return  # none listens there
+    finally:
+        client.close()
 
 
 def answers(socket: Path) -> bool:

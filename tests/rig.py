@@ -221,12 +221,13 @@ def running_orthanc(folder: Path, *, dicomweb: bool = False) -> Iterator[Orthanc
     file.write_text(json.dumps(settings), encoding="utf-8")
     with (folder / "orthanc.log").open("wb") as log:
         process = subprocess.Popen([program, str(file)], stdout=log, stderr=log)
+    orthanc = Orthanc(http, dicom, "ORTHANC", process)
     try:
         wait_for("Orthanc", lambda: listens(http) and listens(dicom), limit=40)
-        yield Orthanc(http, dicom, "ORTHANC", process)
+        yield orthanc
     finally:
-        process.terminate()
-        process.wait(timeout=30)
+        orthanc.process.terminate()  # it may have been killed and started anew
+        orthanc.process.wait(timeout=30)
 
 
 #: For tests of SQL alone: nothing of it need survive a crash.
@@ -282,13 +283,17 @@ class Postgres:
             return False
         return True
 
+    def _stopped_family(self) -> list[psutil.Process]:
+        """Return the server's processes, it the last and stopped: it can start no other while they are counted."""
+        assert self.process is not None
+        parent = psutil.Process(self.process.pid)
+        parent.suspend()
+        return [*parent.children(recursive=True), parent]
+
     def kill(self) -> None:
         """kill -9 the server and all that serve its connections."""
         assert self.process is not None
-        parent = psutil.Process(self.process.pid)
-        # The server forks for each connection: stopped, it can start no other while its children are counted.
-        parent.suspend()
-        family = [*parent.children(recursive=True), parent]
+        family = self._stopped_family()
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
@@ -298,10 +303,7 @@ class Postgres:
     @contextmanager
     def standing_still(self) -> Iterator[None]:
         """The server and all that serve its connections stand still for the block: connected, and silent."""
-        assert self.process is not None
-        parent = psutil.Process(self.process.pid)
-        parent.suspend()
-        family = [*parent.children(recursive=True), parent]
+        family = self._stopped_family()
         for one in family:
             with suppress(psutil.NoSuchProcess):
                 one.suspend()
