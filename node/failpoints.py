@@ -18,6 +18,8 @@ _FILE = os.environ.get("PACS_NODE_FAILPOINTS", "")
 
 #: Every place that has a name, and when it is reached.
 POINTS: dict[str, str] = {
+    "journal.written": "an instance is written to the journal, nothing synced",
+    "journal.synced": "it is safe in the journal, success not yet said",
     "intake.opened": "the part file of an instance exists, empty",
     "intake.mid": "a piece of an instance is written",
     "intake.last_byte": "all of it is written, nothing synced",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,7 +21,9 @@ from node.domain.study import InstanceFacts
 from node.domain.verdict import BEARERS
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
+from node.logbook import Logbook
 from node.store import Part, Store
+from node.together import Together, Waiting
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +35,25 @@ class Mismatch(UnreadableInstance):
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class _Arrival:
+class _Arrival(Waiting):
     """An instance whose data is synced and that waits for its name and its row."""
 
     part: Part
     kept: studies.Kept
-    done: bool = False
-    why: Exception | None = None  # it was not kept
 
 
 class Incoming:
-    """One instance on its way in, written piece by piece; what is not kept by the end of the block is dropped."""
+    """One instance on its way in, written piece by piece; what is not kept by the end of the block is dropped.
 
-    def __init__(self, intake: Intake, part: Part, *, calling_ae: str, sop_class: str, sop_uid: str) -> None:
-        self._intake, self._part = intake, part
+    Where there is a logbook, one of a usual size is in memory until it is whole; a larger one has a part file.
+    """
+
+    def __init__(self, intake: Intake, *, calling_ae: str, sop_class: str, sop_uid: str) -> None:
+        self._intake = intake
         self._calling_ae, self._sop_class, self._sop_uid = calling_ae, sop_class, sop_uid
+        self._memory = intake.logbook.memory() if intake.logbook else None
+        self._filled, self._sha = 0, hashlib.sha256()  # of what is in memory
+        self._part = intake.store.open_part() if self._memory is None else None
 
     def __enter__(self) -> Self:
         return self
@@ -58,15 +64,33 @@ class Incoming:
     @property
     def size(self) -> int:
         """Return how many bytes were written."""
-        return self._part.size
+        return self._filled if self._part is None else self._part.size
 
     def write(self, data: bytes | memoryview) -> None:
         """Append to the instance's file (PS3.10 section 7.1); StoreFull where the disk takes no more."""
+        if self._part is None:
+            assert self._memory is not None  # noqa: S101 - it is there until there is a part file
+            end = self._filled + len(data)
+            if end <= len(self._memory):
+                self._memory[self._filled : end] = data
+                self._sha.update(data)
+                self._filled = end
+                return
+            self._part = self._intake.store.open_part()
+            self._part.write(self._memory[: self._filled])
+            self._give_back()
         self._part.write(data)
 
     def drop(self) -> None:
         """Forget the instance; one that was kept stays."""
-        self._part.drop()
+        self._give_back()
+        if self._part is not None:
+            self._part.drop()
+
+    def _give_back(self) -> None:
+        if self._memory is not None and self._intake.logbook:
+            self._intake.logbook.take_back(self._memory)
+            self._memory = None
 
     def keep(self) -> InstanceFacts:
         """Keep what was written durably and return its facts.
@@ -74,28 +98,39 @@ class Incoming:
         Raises UnreadableInstance where it cannot be filed, Mismatch where it is not the announced one, StoreFull where
         it could not be made durable. Keeping the same bytes again changes nothing.
         """
-        facts = _facts_of(self._part)
+        data = None if self._memory is None else self._memory[: self._filled]
+        facts = _facts_of(self._part) if self._part else read_facts(data or b"")
         _compare(facts, self._sop_class, self._sop_uid)
-        self._part.sync()
-        sha = self._part.sha256
-        path = self._intake.store.instance_name(sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid)
-        kept = studies.Kept(
-            facts=facts, orientation=orientation_name(facts.orientation), content_sha=sha, path=path,
-            size=self._part.size, calling_ae=self._calling_ae, at=self._intake.now(),
-        )  # fmt: skip
-        self._intake.commit(_Arrival(part=self._part, kept=kept))
+        sha = self._part.sha256 if self._part else self._sha.hexdigest()
+        kept = self._intake.as_kept(facts, sha, self.size, self._calling_ae, self._intake.now())
+        if self._part:
+            self._part.sync()
+            self._intake.commit(_Arrival(part=self._part, kept=kept))
+        elif self._intake.logbook and data is not None:
+            self._intake.logbook.note(data, kept)
         return facts
 
 
 class Intake:
-    """Keeps instances. Those that come at the same time share one sync of each folder and one transaction."""
+    """Keeps instances. Those that come at the same time share one sync of each folder and one transaction.
+
+    With a logbook they share less, for they are safe before that.
+    """
 
     def __init__(self, database: Database, store: Store, now: Callable[[], datetime], *, manufacturer: str) -> None:
         self.database, self.store, self.now = database, store, now
         self._manufacturer = manufacturer
-        self._waiting: list[_Arrival] = []
-        self._door = threading.Lock()  # of the list
-        self._leading = threading.Lock()  # held by the one that commits for all
+        self._arrivals = Together(self._keep_together)
+        self.logbook: Logbook | None = None
+
+    def open_logbook(self, size: int) -> None:
+        """Take instances by way of a journal of *size* bytes from now on; file what a dead listener left in its own."""
+        self.logbook = Logbook(self.store, self._keep_all, self.as_kept, size=size)
+        self.logbook.open()
+
+    def rest(self, limit: float) -> bool:
+        """Wait until what was acknowledged is in the table, *limit* seconds at most; return whether it is."""
+        return self.logbook is None or self.logbook.rest(limit)
 
     def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
         """Keep one whole Part-10 encoded instance, as `Incoming.keep` does."""
@@ -105,36 +140,32 @@ class Intake:
 
     def receive(self, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> Incoming:
         """Begin to take in an instance announced as *sop_class* and *sop_uid*; StoreFull where there is no room."""
-        return Incoming(self, self.store.open_part(), calling_ae=calling_ae, sop_class=sop_class, sop_uid=sop_uid)
+        return Incoming(self, calling_ae=calling_ae, sop_class=sop_class, sop_uid=sop_uid)
+
+    def as_kept(self, facts: InstanceFacts, sha: str, size: int, calling_ae: str, at: datetime) -> studies.Kept:
+        """Return what the row of an instance will say."""
+        return studies.Kept(
+            facts=facts, orientation=orientation_name(facts.orientation), content_sha=sha, size=size,
+            path=self.store.instance_name(sha, study_uid=facts.study_uid, sop_uid=facts.sop_uid),
+            calling_ae=calling_ae, at=at,
+        )  # fmt: skip
 
     def commit(self, arrival: _Arrival) -> None:
-        """Return when *arrival* has its name and its row; raise what kept it from that.
+        """Return when an instance has its name and its row; raise what kept it from that."""
+        if self.logbook is not None and not self.logbook.rest():  # of two versions of one instance the later one counts
+            raise StoreFull("what came before is not filed yet")
+        self._arrivals.join(arrival)
 
-        Whoever comes while another one commits waits, and is then kept together with all who waited: the first of them
-        leads. Alone, nobody waits for anybody, and no other thread is asked.
-        """
-        with self._door:
-            self._waiting.append(arrival)
-        with self._leading:
-            if not arrival.done:
-                with self._door:
-                    together, self._waiting = self._waiting, []
-                self._keep_together(together)
-        if arrival.why is not None:
-            raise arrival.why
+    def _keep_all(self, arriving: Sequence[tuple[Part, studies.Kept]]) -> list[Exception | None]:
+        arrivals = [_Arrival(part=part, kept=kept) for part, kept in arriving]
+        self._keep_together(arrivals)
+        return [one.why for one in arrivals]
 
     def _keep_together(self, arrivals: list[_Arrival]) -> None:
-        try:
-            filed = self.store.file([(one.part, one.kept.path) for one in arrivals])
-            for one, why in zip(arrivals, filed, strict=True):
-                one.why = why
-            self._record([one for one in arrivals if one.why is None])
-        except Exception as why:  # noqa: BLE001 - each of those who wait raises it in its own thread
-            for one in arrivals:
-                one.why = one.why or why
-        finally:
-            for one in arrivals:
-                one.done = True
+        filed = self.store.file([(one.part, one.kept.path) for one in arrivals])
+        for one, why in zip(arrivals, filed, strict=True):
+            one.why = why
+        self._record([one for one in arrivals if one.why is None])
 
     def _record(self, arrivals: Sequence[_Arrival]) -> None:
         """Record all in one transaction; where that fails for one's own sake, each in its own."""

@@ -40,7 +40,7 @@ class Part:
     def __init__(self, path: Path, check_room: Callable[[int], None]) -> None:
         self.path, self.size = path, 0
         self._check_room, self._checked = check_room, 0
-        self._sha = hashlib.sha256()
+        self._sha, self._known_sha = hashlib.sha256(), ""
         self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
         try:
             reach("intake.opened")
@@ -51,7 +51,7 @@ class Part:
     @property
     def sha256(self) -> str:
         """Return the SHA-256 of what was written, as hexadecimal digits."""
-        return self._sha.hexdigest()
+        return self._known_sha or self._sha.hexdigest()
 
     def write(self, data: bytes | memoryview) -> None:
         """Append *data*; StoreFull where the disk takes no more."""
@@ -60,11 +60,20 @@ class Part:
                 self._check_room(0)
                 self._checked = self.size
             self._sha.update(data)
-            self.size += len(data)
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._file, view) :]
-            reach("intake.mid")
+            self._append(data)
+
+    def fill(self, data: memoryview, sha256: str) -> None:
+        """Write an instance whole, whose hash is known; StoreFull where the disk takes no more."""
+        with _told():
+            self._known_sha = sha256
+            self._append(data)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._file, view) :]
+        reach("intake.mid")
 
     def sync(self) -> None:
         """Make what was written survive a power cut, under a name that nobody knows yet."""
@@ -109,6 +118,16 @@ class Store:
         with _told():
             self._check_room(0)
             return Part(self.root / "incoming" / f"{uuid4().hex}{PART}", self._check_room)
+
+    def check_room(self) -> None:
+        """Raise StoreFull where there is no room for any more."""
+        with _told():
+            self._check_room(0)
+
+    @property
+    def journals(self) -> Path:
+        """Where the journals of listeners lie; it may not exist yet."""
+        return self.root / "journal"
 
     def file(self, parts: Sequence[tuple[Part, str]]) -> list[StoreFull | None]:
         """Give synced parts their names so that the names survive a power cut; each folder is synced once.
@@ -245,8 +264,16 @@ class Store:
         target = self.quarantine / name
         if target.exists():
             target = target.with_name(f"{target.name}.{uuid4().hex}")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        _make_synced(target.parent)
         self.path(name).replace(target)
+        sync_folder(target.parent)
+
+    def set_apart_bytes(self, name: str, data: bytes | memoryview) -> str:
+        """Keep what is in no file yet in the quarantine; return its name there."""
+        target = self.quarantine / name
+        _make_synced(target.parent)
+        self._put(target, bytes(data))
+        return name
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete files and folders so that they stay deleted after a power cut; one that is not there is fine."""
@@ -258,7 +285,7 @@ class Store:
                 path.unlink(missing_ok=True)
         for folder in {self.path(name).parent for name in names}:
             if folder.is_dir():  # a study's empty folder stays: a listener may be about to fill it
-                _sync_folder(folder)
+                sync_folder(folder)
 
     @contextmanager
     def alone(self) -> Iterator[bool]:
@@ -304,7 +331,7 @@ class Store:
         """Delete a file of the quarantine so that it stays deleted after a power cut."""
         path = self.quarantine / name
         path.unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def _check_room(self, wanted: int) -> None:
         if self.free_bytes() - wanted < self._min_free:
@@ -330,7 +357,7 @@ class Store:
             part.unlink(missing_ok=True)
             raise
         reach("result.renamed")
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         reach("result.dir_fsynced")
 
     def _room(self, folder: Path) -> None:
@@ -339,7 +366,7 @@ class Store:
             return
         self._room(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
         if len(self._synced) >= _REMEMBERED:
             self._synced.clear()
         self._synced.add(folder)
@@ -364,7 +391,7 @@ def _sync_told(folder: Path) -> StoreFull | None:
     """Sync a folder of instances; return why it could not be."""
     try:
         with _told():
-            _sync_folder(folder)
+            sync_folder(folder)
             reach("intake.dir_fsynced")
     except StoreFull as why:
         return why
@@ -384,10 +411,11 @@ def _make_synced(folder: Path) -> None:
         return
     _make_synced(folder.parent)
     folder.mkdir(exist_ok=True)
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Make the names in *folder* survive a power cut."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

@@ -83,11 +83,16 @@ def scp(home: Home = None, parent: Parent = 0) -> None:
     settings = settings_for(home, "scp")
     services = build(settings, "scp")
     _raise_descriptors()
-    sendings = Sendings(services.database, services.now)
-    door = start_scp(settings, services.intake(), sendings)
+    intake = services.intake()
+    if settings.journal_mib:
+        intake.open_logbook(settings.journal_mib << 20)
+    sendings = Sendings(services.database, services.now, intake.rest)
+    door = start_scp(settings, intake, sendings)
     stopped.wait()
     door.shutdown()
     door.finish(limit=settings.drain_time.total_seconds())
+    if intake.logbook is not None:
+        intake.logbook.close(limit=5.0)
     sendings.rest(limit=2.0)  # what is not told by then is void with this process
 
 

@@ -77,7 +77,7 @@ def quiet() -> Iterator[None]:
             _pydicom_log.setLevel(level)
 
 
-def read_facts(source: bytes | Path) -> InstanceFacts:
+def read_facts(source: bytes | memoryview | Path) -> InstanceFacts:
     """Return the facts of one Part-10 encoded instance (PS3.10 section 7).
 
     Raises UnreadableInstance, saying what is missing or damaged; never anything else, whatever the bytes are.
@@ -86,7 +86,7 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
         header = _walked(source)
         if header is None:
             with quiet():
-                header = _read_header(source)
+                header = _read_header(bytes(source) if isinstance(source, memoryview) else source)
         return _facts(header)
     except Damaged as why:
         raise UnreadableInstance(f"the instance {why}") from why
@@ -94,9 +94,9 @@ def read_facts(source: bytes | Path) -> InstanceFacts:
         raise UnreadableInstance(f"not a readable DICOM instance ({type(why).__name__})") from why
 
 
-def _walked(source: bytes | Path) -> _Header | None:
+def _walked(source: bytes | memoryview | Path) -> _Header | None:
     """Return the header where it is as the standard has it, in one of the usual encodings; else None."""
-    if isinstance(source, bytes):
+    if not isinstance(source, Path):
         return _walk(memoryview(source), len(source))
     with source.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable
-from datetime import datetime, timedelta
+from collections.abc import Hashable
+from datetime import timedelta
 from typing import Any
 
 from pydicom import Dataset
@@ -20,10 +20,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from node.commitment import Reporter, Tell, peer_titled
 from node.db import commit_requests
-from node.db.session import Database
 from node.dicom.commitment import read_request
 from node.domain.uid import is_uid
 from node.errors import PeerAway
+from node.intake import Intake
 from node.logs import failure
 from node.settings import Settings
 from node.transport.reports import tell
@@ -49,15 +49,17 @@ class _Refused(Exception):
 
 
 def on_n_action(
-    event: Event, database: Database, settings: Settings, now: Callable[[], datetime], answering: Answering
+    event: Event, intake: Intake, settings: Settings, answering: Answering
 ) -> tuple[int, None]:
     """Take a question for storage commitment (PS3.4 J.3.2): success is said when it stands in the table."""
     calling_ae = event.assoc.requestor.ae_title.strip()
     try:
         transaction_uid, instances = _read(event, settings, calling_ae)
-        with database.transaction() as session:
+        if not intake.rest(_PATIENCE):
+            raise _Refused(PROCESSING_FAILURE, "what was acknowledged is not filed yet")
+        with intake.database.transaction() as session:
             number = commit_requests.take(
-                session, calling_ae, transaction_uid, instances, at=now(), wait=_GRACE
+                session, calling_ae, transaction_uid, instances, at=intake.now(), wait=_GRACE
             )
         if number is None:
             raise _Refused(INVALID_ARGUMENT, "the transaction UID is in use for another question")

@@ -29,8 +29,11 @@ _AGAIN = 2.0  # seconds between two tries to reach the database
 class Sendings:
     """The associations of one listener, and a thread that tells the table of them for as long as there is news."""
 
-    def __init__(self, database: Database, now: Callable[[], datetime]) -> None:
-        self._database, self._now = database, now
+    def __init__(
+        self, database: Database, now: Callable[[], datetime], rest: Callable[[float], bool] = lambda _: True
+    ) -> None:
+        """*rest* waits until what the associations brought stands in the table."""
+        self._database, self._now, self._rest = database, now, rest
         self._open: dict[Hashable, Open] = {}
         self._news: dict[str, Open] = {}  # to be written
         self._told: set[str] = set()  # written
@@ -84,6 +87,8 @@ class Sendings:
                     self._telling = None
                     self._changed.notify_all()
                     return
+            if not self._rest(_AGAIN):  # nothing is said of instances that are not in the table yet
+                continue
             try:
                 self._write(news, over, owner)
             except SQLAlchemyError as why:

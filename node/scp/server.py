@@ -121,13 +121,13 @@ class Door:
 def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = None) -> Door:
     """Listen for associations until the returned door is shut down; *sendings* may be given to be waited for."""
     ae = make_ae(settings)
-    sendings = sendings or Sendings(intake.database, intake.now)
+    sendings = sendings or Sendings(intake.database, intake.now, intake.rest)
     reporter = Reporter(intake.database, intake.store, settings, intake.now, identity("scp"))
     no_senders = _no_senders(settings)
     bound: list[Any] = [
         (evt.EVT_N_CREATE, mpps.on_n_create, [intake.database, intake.now, no_senders]),
         (evt.EVT_N_SET, mpps.on_n_set, [intake.database, intake.now, no_senders]),
-        (evt.EVT_N_ACTION, commitment.on_n_action, [intake.database, settings, intake.now, Answering(reporter)]),
+        (evt.EVT_N_ACTION, commitment.on_n_action, [intake, settings, Answering(reporter)]),
         (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end, [sendings]),

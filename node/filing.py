@@ -1,0 +1,197 @@
+"""Filing what is safe in the journal: files, names and rows, for many instances at once, while the senders go on.
+
+The order is that of the journal. Whatever goes wrong is tried again until it goes well: the senders were told success.
+While it does, no more is taken in, so what waits here stays little.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from node.db.studies import Kept
+from node.errors import StoreFull
+from node.journal import Entry, Journal
+from node.logs import failure
+
+log = logging.getLogger(__name__)
+
+_TOGETHER = 64  # instances of one transaction
+_LULL = 0.03  # seconds without a new instance: now the disk and the processor have time for files
+_LONGEST = 1.0  # seconds that an instance waits for a lull
+_AGAIN = 0.5  # seconds between two tries
+_PATIENCE = 2.0  # seconds in which trouble may end by itself, before a sender is asked to come again
+_STUCK = 20.0  # seconds without any progress
+_TRIES = 5  # with an instance that the database does not take for its own sake
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Logged:
+    """An instance that is safe in *journal* and will be kept as *kept* says."""
+
+    journal: Journal
+    entry: Entry
+    kept: Kept
+
+
+#: Files all, in one go; says of each why it could not be.
+FileAll = Callable[[Sequence[Logged]], list[Exception | None]]
+#: Puts one that can never be filed where a person finds it.
+SetApart = Callable[[Logged, Exception], None]
+
+
+class Filing:
+    """What waits in journals to be filed, and the thread that does it from `start` until `finish`."""
+
+    def __init__(self, file_all: FileAll, hopeless: Callable[[Exception], bool], set_apart: SetApart) -> None:
+        self._file_all, self._hopeless, self._set_apart = file_all, hopeless, set_apart
+        self._waiting: deque[tuple[Logged, float]] = deque()  # with the time when it came, monotonic seconds
+        self._added = self._struck = self._wanted = 0  # all that ever came, was filed, shall be filed without a pause
+        self._last_of: dict[Journal, int] = {}  # of dead listeners: what is filed up to there may go
+        self._newest = self._progress = 0.0  # monotonic seconds
+        self._trouble: Exception | None = None
+        self._tries = 0  # with the first that waits
+        self._over = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="filing", daemon=True)
+
+    def start(self) -> None:
+        """Begin to file."""
+        self._thread.start()
+
+    def add(self, logged: Sequence[Logged]) -> None:
+        """Have these filed, after all that came before."""
+        now = time.monotonic()
+        with self._changed:
+            if not self._waiting:
+                self._progress = now
+                self._changed.notify_all()
+            self._waiting.extend((one, now) for one in logged)
+            self._added += len(logged)
+            self._newest = now
+
+    def add_left_behind(self, journal: Journal, logged: Sequence[Logged]) -> None:
+        """Have what is left in a dead listener's journal filed, and the journal removed behind it."""
+        if not logged:
+            journal.close(remove=True)
+            return
+        log.warning("a listener died with instances in its journal: they are filed now", extra={"count": len(logged)})
+        self._last_of[journal] = logged[-1].entry.number
+        self.add(logged)
+
+    def retire(self, journal: Journal) -> None:
+        """Nothing more comes from *journal*: have it removed when all that is in it is filed."""
+        with self._changed:
+            numbers = [logged.entry.number for logged, _ in self._waiting if logged.journal is journal]
+            if numbers:
+                self._last_of[journal] = numbers[-1]
+        if not numbers:
+            journal.close(remove=True)
+
+    def admit(self) -> None:
+        """Raise StoreFull where what is here already cannot be filed; wait a moment for the end of a short trouble."""
+        if self._goes_well():
+            return
+        with self._changed:
+            if not self._changed.wait_for(self._goes_well, timeout=_PATIENCE):
+                why = str(self._trouble or "the disk or the database stands still")
+                raise StoreFull(f"what came before is not filed yet: {why}") from self._trouble
+
+    def _goes_well(self) -> bool:
+        is_stuck = self._waiting and time.monotonic() - self._progress > _STUCK
+        return self._trouble is None and not is_stuck
+
+    def rest(self, limit: float) -> bool:
+        """Wait until all that is here now is filed, *limit* seconds at most; return whether that is so."""
+        return self._hurry(self._added, limit)
+
+    def make_room(self, limit: float) -> bool:
+        """Wait until something is filed, *limit* seconds at most; return whether that is so."""
+        return self._hurry(min(self._struck + 1, self._added), limit)
+
+    def _hurry(self, wanted: int, limit: float) -> bool:
+        with self._changed:
+            if self._struck < wanted:
+                self._wanted = max(self._wanted, wanted)
+                self._changed.notify_all()
+            return self._changed.wait_for(lambda: self._struck >= wanted, timeout=limit)
+
+    def finish(self, limit: float) -> bool:
+        """File what is here, *limit* seconds at most, and end; return whether nothing is left."""
+        filed = self.rest(limit)
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self._thread.join(timeout=limit)
+        return filed
+
+    def _work(self) -> None:
+        while batch := self._next():
+            whys = self._try(batch)
+            good = next((place for place, why in enumerate(whys) if why is not None), len(batch))
+            self._strike(batch[:good])
+            if good < len(batch):
+                self._puzzle(batch[good], whys[good])
+
+    def _try(self, batch: list[Logged]) -> list[Exception | None]:
+        try:
+            return self._file_all(batch)
+        except Exception as why:  # noqa: BLE001 - it is told to whoever sends, and tried again
+            return [why] * len(batch)
+
+    def _next(self) -> list[Logged]:
+        """Wait for a good moment; return what is to be filed now, nothing where all is over."""
+        with self._changed:
+            while not self._over:
+                now = time.monotonic()
+                if not self._waiting:
+                    self._changed.wait()
+                    continue
+                due = min(self._newest + _LULL, self._waiting[0][1] + _LONGEST)
+                if now >= due:
+                    self._wanted = self._added
+                if self._struck < self._wanted:
+                    return [logged for logged, _ in islice(self._waiting, _TOGETHER)]
+                self._changed.wait(due - now)
+        return []
+
+    def _strike(self, batch: Sequence[Logged]) -> None:
+        """Strike what is filed, here and in its journal."""
+        if not batch:
+            return
+        marks = {one.journal: one.entry.number for one in batch}
+        is_all = self._struck + len(batch) == self._added
+        for journal, number in marks.items():
+            try:
+                if self._last_of.get(journal) == number:
+                    del self._last_of[journal]
+                    journal.close(remove=True)
+                else:  # while more comes, the next append makes the mark durable
+                    journal.mark(number, durably=is_all or journal in self._last_of)
+            except OSError as broken:  # without its mark it is filed once more at the next start, which changes nothing
+                log.error("the journal does not take its mark: %s", failure(broken))
+        with self._changed:
+            for _ in batch:
+                self._waiting.popleft()
+            self._struck += len(batch)
+            self._progress, self._trouble, self._tries = time.monotonic(), None, 0
+            self._changed.notify_all()
+
+    def _puzzle(self, logged: Logged, why: Exception | None) -> None:
+        """Have senders come again later; what is hopeless for its own sake is not in the others' way for long."""
+        assert why is not None  # noqa: S101 - the caller looked
+        self._tries += 1
+        what = str(why) if isinstance(why, StoreFull) else failure(why)
+        log.error("an acknowledged instance is not filed yet: %s", what, extra={"tries": self._tries})
+        if self._tries >= _TRIES and self._hopeless(why):
+            self._set_apart(logged, why)
+            self._strike([logged])
+            return
+        with self._changed:
+            self._trouble = why
+            self._changed.wait_for(lambda: self._over, timeout=_AGAIN)

@@ -1,0 +1,175 @@
+"""The way of an instance that is safe before it has its file: into the journal, and from there into store and table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+
+from node.db.studies import Kept
+from node.dicom.header import read_facts
+from node.domain.study import InstanceFacts
+from node.errors import StoreFull, UnreadableInstance
+from node.filing import Filing, Logged
+from node.journal import Entry, Journal, JournalFull, Record
+from node.logs import failure
+from node.store import Part, Store
+from node.together import Together, Waiting
+
+log = logging.getLogger(__name__)
+
+LARGEST = 1 << 20  # bytes of an instance that goes this way; a larger one has a file at once
+_ROOM_SECONDS = 15.0  # for what came before to be filed, before a sender is asked to come again
+
+#: Keeps instances whose data is synced in files; says of each why it could not be.
+KeepAll = Callable[[Sequence[tuple[Part, Kept]]], list[Exception | None]]
+#: What the row of an instance will say: of these facts, hash, size, calling AE title, time.
+AsKept = Callable[[InstanceFacts, str, int, str, datetime], Kept]
+
+
+@dataclass(kw_only=True, slots=True, eq=False)
+class _Note(Waiting):
+    """An instance in memory that waits for its place in the journal."""
+
+    data: memoryview
+    kept: Kept
+
+
+class Logbook:
+    """Takes instances of a usual size, from `open` until `close`; a thread of its own files them.
+
+    A disk without room for a journal is told and done without: then `memory` is None, and every instance has its file
+    and its row before success is said.
+    """
+
+    def __init__(self, store: Store, keep_all: KeepAll, as_kept: AsKept, *, size: int) -> None:
+        self._store, self._keep_all, self._as_kept, self._size = store, keep_all, as_kept, size
+        self._notes = Together(self._append)
+        self._filing = Filing(self._file, _is_hopeless, self._set_apart)
+        self._journal: Journal | None = None
+        self._memories: list[memoryview] = []  # that nobody uses
+
+    def open(self) -> None:
+        """Begin: first with what dead listeners left in their journals."""
+        for journal, entries in Journal.left_behind(self._store.journals):
+            self._filing.add_left_behind(journal, self._left(journal, entries))
+        self._filing.start()
+        self._renew()
+
+    def close(self, limit: float) -> None:
+        """File what is in the journal, *limit* seconds at most; what is left is filed at the next start."""
+        journal, self._journal = self._journal, None
+        if self._filing.finish(limit) and journal is not None:
+            journal.close(remove=True)
+
+    def rest(self, limit: float = _ROOM_SECONDS) -> bool:
+        """Wait until all that was noted is in the table, *limit* seconds at most; return whether it is."""
+        return self._filing.rest(limit)
+
+    def memory(self) -> memoryview | None:
+        """Return memory for one instance; StoreFull where what came before cannot be filed, or no room is left."""
+        self._filing.admit()
+        if self._journal is None:
+            return None
+        self._store.check_room()
+        try:
+            return self._memories.pop()
+        except IndexError:
+            return memoryview(bytearray(LARGEST))
+
+    def take_back(self, memory: memoryview) -> None:
+        """Keep memory for the next instance."""
+        self._memories.append(memory)
+
+    def note(self, data: memoryview, kept: Kept) -> None:
+        """Return when an instance is safe in the journal; StoreFull where it cannot be."""
+        self._notes.join(_Note(data=data, kept=kept))
+
+    def _append(self, together: list[_Note]) -> None:
+        """Make all durable, in the order in which they came; those who find no room wait for it."""
+        while together:
+            journal = self._journal
+            if journal is None:
+                raise StoreFull("the journal is closed")
+            try:
+                entries = journal.append([_record(one) for one in together])
+            except JournalFull as why:
+                if not self._filing.make_room(_ROOM_SECONDS):
+                    raise StoreFull("the journal is full: the disk or the database is slower than the senders") from why
+                continue
+            except OSError as why:
+                self._give_up(journal)
+                raise StoreFull(f"the journal could not keep an instance: {why.strerror or why}") from why
+            except Exception:
+                self._give_up(journal)
+                raise
+            self._filing.add([
+                Logged(journal=journal, entry=entry, kept=one.kept)
+                for entry, one in zip(entries, together, strict=False)
+            ])  # fmt: skip
+            for one in together[: len(entries)]:
+                one.done = True
+            together = together[len(entries) :]
+
+    def _give_up(self, journal: Journal) -> None:
+        """Begin a new journal: what follows a failed write in the old one could not be found again after a crash."""
+        log.error("the journal took no more; a new one is made")
+        self._filing.retire(journal)
+        self._renew()
+
+    def _renew(self) -> None:
+        self._journal = None
+        try:
+            self._journal = Journal.create(self._store.journals, self._size)
+        except OSError as why:
+            log.error("no journal: every instance is filed by itself", extra={"why": why.strerror or str(why)})
+
+    def _left(self, journal: Journal, entries: Sequence[Entry]) -> list[Logged]:
+        """Return what a dead listener left, ready to be filed."""
+        left: list[Logged] = []
+        for entry in entries:
+            data = journal.read(entry, memoryview(bytearray(entry.size)))
+            try:
+                facts = read_facts(data)
+            except UnreadableInstance as why:  # it was readable when it came
+                name = self._store.set_apart_bytes(f"journal/{entry.sha256}.dcm", data)
+                log.error("an acknowledged instance went into the quarantine: %s", why, extra={"quarantined": name})
+                continue
+            kept = self._as_kept(facts, entry.sha256, entry.size, entry.calling_ae, entry.at)
+            left.append(Logged(journal=journal, entry=entry, kept=kept))
+        return left
+
+    def _file(self, batch: Sequence[Logged]) -> list[Exception | None]:
+        """Give instances files, names and rows; return of each why it has none."""
+        parts: list[Part] = []
+        try:
+            memory = memoryview(bytearray(max(one.entry.size for one in batch)))
+            for one in batch:
+                parts.append(self._store.open_part())
+                parts[-1].fill(one.journal.read(one.entry, memory), one.entry.sha256)
+            for part in parts:  # behind all that was written: the first sync takes most of the others along
+                part.sync()
+            return self._keep_all([(part, one.kept) for part, one in zip(parts, batch, strict=True)])
+        finally:
+            for part in parts:
+                part.drop()
+
+    def _set_apart(self, logged: Logged, why: Exception) -> None:
+        """Put the file of one that the database will never take where a person finds it."""
+        self._store.set_apart(logged.kept.path)
+        extra = {"calling_ae": logged.kept.calling_ae, "sop_instance_uid": logged.kept.facts.sop_uid}
+        log.error("an acknowledged instance went into the quarantine: %s", failure(why), extra=extra)
+
+
+def _record(note: _Note) -> Record:
+    kept = note.kept
+    return Record(data=note.data, sha256=kept.content_sha, calling_ae=kept.calling_ae, at=kept.at)
+
+
+def _is_hopeless(why: Exception) -> bool:
+    """Whether the database refused an instance for its own sake: it will do so for ever."""
+    cause = why.__cause__
+    return isinstance(cause, SQLAlchemyError) and not isinstance(cause, OperationalError | InterfaceError)
