@@ -83,7 +83,7 @@ class Journal:
         starts = [_MARKS * _PAGE + turn * half for turn in range(_HALVES)]
         self._halves = [_Half(start, start + half, start) for start in starts]
         self._lap, self._number, self._filed, self._marked_at = 1, 0, 0, 0
-        self.is_broken = False  # a write or sync failed: what lies behind it could not be found again
+        self._is_broken = False  # a write or sync failed: what lies behind it could not be found again
 
     @classmethod
     def create(cls, folder: Path, size: int) -> Self:
@@ -108,6 +108,8 @@ class Journal:
 
         Raises JournalFull where there is room for none. After an OSError none of them counts, and none can follow.
         """
+        if self._is_broken:
+            raise OSError("the journal is broken")
         entries: list[Entry] = []
         try:
             for record in records:
@@ -120,7 +122,7 @@ class Journal:
                 os.fdatasync(self._file)
                 reach("journal.synced")
         except BaseException:
-            self.is_broken = True
+            self._is_broken = True
             raise
         if not entries:
             raise JournalFull

@@ -22,6 +22,7 @@ from node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
+_LOOK = 1.0  # seconds; a signal that another thread of a traced process was given wakes the main thread only then
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _TEMPLATE = """\
 # The node's configuration. Every setting is described in docs/configuration.md; environment variables
@@ -88,7 +89,8 @@ def scp(home: Home = None, parent: Parent = 0) -> None:
         intake.open_logbook(settings.journal_mib << 20)
     sendings = Sendings(services.database, services.now, intake.rest)
     door = start_scp(settings, intake, sendings)
-    stopped.wait()
+    while not stopped.wait(_LOOK):
+        pass
     door.shutdown()
     door.finish(limit=settings.drain_time.total_seconds())
     if intake.logbook is not None:

@@ -53,7 +53,7 @@ def keep_at_once(intake: Intake, images: Sequence[Dataset], monkeypatch: pytest.
     assert begun.wait(20)
     for thread in threads[1:]:
         thread.start()
-    while len(intake._waiting) < len(images) - 1:
+    while len(intake._arrivals) < len(images) - 1:
         threading.Event().wait(0.01)
     waiting.set()
     for thread in threads:

@@ -1,0 +1,176 @@
+"""The journal: what was appended is found again, in order and whole, whatever is cut short; what is filed is not."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from node.journal import Entry, Journal, JournalFull, Record
+from node.store import sha256_hex
+
+MIB = 1 << 20
+NOON = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
+
+
+def record(data: bytes) -> Record:
+    """Return what shall become an entry."""
+    return Record(data=memoryview(data), sha256=sha256_hex(data), calling_ae='SCANNER "1"', at=NOON)
+
+
+def killed(journal: Journal) -> None:
+    """Leave a journal as a process does that is killed."""
+    os.close(journal._file)
+
+
+def left(folder: Path) -> list[tuple[Entry, bytes]]:
+    """Return what is left behind in the one journal of a dead process."""
+    ((journal, entries),) = Journal.left_behind(folder)
+    found = [(one, bytes(journal.read(one, memoryview(bytearray(one.size))))) for one in entries]
+    killed(journal)
+    return found
+
+
+def damage(journal: Journal, place: int) -> None:
+    """Change one byte."""
+    (byte,) = os.pread(journal._file, 1, place)
+    os.pwrite(journal._file, bytes([byte ^ 0xFF]), place)
+
+
+def test_what_a_killed_process_appended_is_found_whole_and_in_order(tmp_path: Path) -> None:
+    """With who sent it and when."""
+    journal = Journal.create(tmp_path, MIB)
+    data = [os.urandom(size) for size in (1, 4096, 100_000, 0)]
+    journal.append([record(one) for one in data[:3]])
+    journal.append([record(data[3])])
+    killed(journal)
+    found = left(tmp_path)
+    assert [content for _, content in found] == data
+    assert [entry.number for entry, _ in found] == [1, 2, 3, 4]
+    assert {(entry.calling_ae, entry.at) for entry, _ in found} == {('SCANNER "1"', NOON)}
+
+
+def test_what_is_filed_is_not_left(tmp_path: Path) -> None:
+    """Whether or not the mark was synced: a killed process leaves its writes to the system."""
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(bytes([turn])) for turn in range(9)])
+    journal.mark(3, durably=True)
+    journal.mark(7, durably=False)
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == [b"\7", b"\10"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_lap_after_lap_all_that_is_not_filed_is_found(seed: int, tmp_path: Path) -> None:
+    """Records of all sizes through both halves, filed late or soon, killed at any moment."""
+    choice = random.Random(seed)
+    journal = Journal.create(tmp_path, MIB)
+    data: list[bytes] = []
+    filed = 0
+    for _ in range(choice.randrange(1, 120)):
+        together = [choice.randbytes(choice.randrange(60_000)) for _ in range(choice.randrange(1, 4))]
+        while together:
+            try:
+                entries = journal.append([record(one) for one in together])
+            except JournalFull:
+                filed = len(data)
+                journal.mark(filed, durably=False)
+                continue
+            assert [entry.number for entry in entries] == [len(data) + turn + 1 for turn in range(len(entries))]
+            data += together[: len(entries)]
+            together = together[len(entries) :]
+        if choice.random() < 0.2:
+            filed = choice.randrange(filed, len(data) + 1)
+            journal.mark(filed, durably=False)
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == data[filed:]
+
+
+def test_what_is_not_filed_is_never_written_over(tmp_path: Path) -> None:
+    """Full is full, until a mark makes a half free."""
+    journal = Journal.create(tmp_path, MIB)
+    data = bytes(200_000)
+    for _ in range(4):  # two in each half
+        journal.append([record(data)])
+    with pytest.raises(JournalFull):
+        journal.append([record(data)])
+    journal.mark(1, durably=False)
+    with pytest.raises(JournalFull):
+        journal.append([record(data)])
+    journal.mark(2, durably=False)
+    assert journal.append([record(data)])[0].number == 5
+    with pytest.raises(JournalFull):
+        journal.append([record(bytes(MIB // 2))])  # larger than a half: there is never room
+
+
+def test_an_instance_that_was_cut_short_is_left_out_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its head stands for the place of the next one."""
+    journal = Journal.create(tmp_path, MIB)
+    entries = journal.append([record(b"first"), record(b"second"), record(b"third")])
+    damage(journal, entries[1].place)
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == [b"first", b"third"]
+    assert "is not whole" in caplog.text
+
+
+def test_behind_a_damaged_head_nothing_is_believed(tmp_path: Path) -> None:
+    """What lies there may be of an older lap."""
+    journal = Journal.create(tmp_path, MIB)
+    entries = journal.append([record(b"first"), record(b"second"), record(b"third")])
+    damage(journal, entries[1].place - 10)
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == [b"first"]
+
+
+def test_a_mark_that_was_cut_short_leaves_the_one_before(tmp_path: Path) -> None:
+    """Two places take turns."""
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(b"first"), record(b"second"), record(b"third")])
+    journal.mark(1, durably=False)
+    journal.mark(2, durably=False)
+    damage(journal, 8)  # the second mark stands in the first place
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == [b"second", b"third"]
+
+
+def test_a_living_process_keeps_its_journal(tmp_path: Path) -> None:
+    """Another listener on the same store leaves it alone."""
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(b"mine")])
+    assert list(Journal.left_behind(tmp_path)) == []
+    journal.close(remove=True)
+    assert list(tmp_path.glob("*")) == []
+
+
+def test_after_a_failed_sync_the_journal_says_that_it_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second sync would say that all is well (fsyncgate)."""
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(b"first")])
+
+    def fails(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            journal.append([record(b"second")])
+    with pytest.raises(OSError, match="broken"):
+        journal.append([record(b"third")])
+
+
+def test_without_room_there_is_no_journal_and_no_piece_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is asked for the space when the journal is made."""
+
+    def full(_file: int, _start: int, _length: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space"):
+        Journal.create(tmp_path, MIB)
+    assert list(tmp_path.glob("*")) == []

@@ -1,0 +1,310 @@
+"""What was acknowledged by way of the journal gets its file and its row, whatever comes between."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pydicom import Dataset
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from node import filing, logbook
+from node.db import studies
+from node.db.tables import InstanceRow
+from node.errors import StoreFull
+from node.failpoints import Reached
+from node.intake import Intake
+from node.journal import Journal, Record
+from node.store import Store, sha256_hex
+from node.testing import part10, synthetic_ct
+from tests.rig import wait_for
+from tests.unit.node.conftest import World
+
+SIZE = 8 << 20
+Opened = Callable[[], Intake]
+
+
+@pytest.fixture
+def opened(world: World) -> Iterator[Opened]:
+    """Return a function that opens the store's listener anew, as a process does that starts."""
+    all_of_them: list[Intake] = []
+
+    def start() -> Intake:
+        intake = Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node")
+        intake.open_logbook(SIZE)
+        all_of_them.append(intake)
+        return intake
+
+    yield start
+    for intake in all_of_them:
+        assert intake.logbook is not None
+        intake.logbook.close(limit=10)
+
+
+def keep(intake: Intake, *images: Dataset) -> None:
+    """Take instances in, one after the other."""
+    for image in images:
+        intake.keep(part10(image), calling_ae="SCANNER")
+
+
+def rows(world: World) -> list[InstanceRow]:
+    """Return the rows of all instances, the first that came first."""
+    with world.database.reading() as session:
+        return list(session.scalars(select(InstanceRow).order_by(InstanceRow.id)))
+
+
+def killed(intake: Intake) -> None:
+    """End a listener as kill -9 does: nothing more is filed, its lock goes."""
+    book = intake.logbook
+    assert book is not None and book._journal is not None
+    book._filing._over = True
+    with book._filing._changed:
+        book._filing._changed.notify_all()
+    book._filing._thread.join()
+    os.close(book._journal._file)
+    book._journal = None
+
+
+def never(*_: object) -> list[Exception | None]:
+    """Stand for a filing that does not get to it before the process dies."""
+    raise OperationalError("insert", {}, ValueError("not today"))
+
+
+def test_what_is_acknowledged_is_filed_in_order_with_its_bytes(world: World, opened: Opened) -> None:
+    """The rows come in the order of the answers; files are what was sent; of the journal nothing is left."""
+    intake, images = opened(), synthetic_ct(slices=130)
+    keep(intake, *images)
+    assert intake.rest(30)
+    found = rows(world)
+    assert [row.sop_uid for row in found] == [image.SOPInstanceUID for image in images]
+    for row, image in zip(found, images, strict=True):
+        assert world.store.path(row.path).read_bytes() == part10(image)
+    assert [path for path in (world.store.root / "incoming").iterdir()] == []
+    assert intake.logbook is not None
+    intake.logbook.close(limit=10)
+    assert list(world.store.journals.iterdir()) == []
+
+
+def test_a_lull_is_enough(world: World, opened: Opened) -> None:
+    """Nobody has to ask: a moment without news, and all is filed."""
+    intake = opened()
+    keep(intake, *synthetic_ct(slices=3))
+    wait_for("the filing", lambda: len(rows(world)) == 3, limit=5)
+
+
+def test_a_steady_stream_is_filed_too(world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any lull an instance waits no longer than a second."""
+    monkeypatch.setattr(filing, "_LULL", 3600.0)
+    intake = opened()
+    keep(intake, *synthetic_ct(slices=3))
+    wait_for("the filing", lambda: len(rows(world)) == 3, limit=5)
+
+
+def test_of_two_versions_the_later_one_counts_whichever_way_it_came(world: World, opened: Opened) -> None:
+    """Small by the journal, large by a file of its own, small again: one after the other."""
+    intake = opened()
+    (small,) = synthetic_ct(slices=1)
+    (large,) = synthetic_ct(slices=1, rows=800, columns=800)
+    large.SOPInstanceUID = small.SOPInstanceUID
+    assert len(part10(large)) > logbook.LARGEST > len(part10(small))
+    keep(intake, small, large)
+    assert [row.current for row in rows(world)] == [False, True]
+    small.InstanceNumber = 77
+    keep(intake, small)
+    assert intake.rest(30)
+    assert [row.current for row in rows(world)] == [False, False, True]
+
+
+def test_what_a_killed_listener_left_is_filed_by_the_next(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sender and time stay those of the answer; a second start finds nothing more to do."""
+    images = synthetic_ct(slices=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "keep_instances", never)
+        patch.setattr("node.intake._PATIENCE", 0.0)
+        intake = opened()
+        came = world.clock()
+        for image in images:
+            with intake.receive(calling_ae="SCANNER") as incoming:
+                incoming.write(part10(image))
+                incoming.keep()
+        killed(intake)
+    assert rows(world) == []
+    world.clock.advance(3600)
+    assert opened().rest(30)
+    assert [(row.sop_uid, row.calling_ae, row.kept_at) for row in rows(world)] == [
+        (image.SOPInstanceUID, "SCANNER", came) for image in images
+    ]
+    assert opened().rest(30)
+    assert len(rows(world)) == 5
+    assert len(list(world.store.journals.iterdir())) == 2  # of the two that live
+
+
+def test_what_was_filed_before_the_kill_is_not_filed_again(world: World, opened: Opened) -> None:
+    """One that was deleted since would come back from the dead, and its study be opened again."""
+    intake, images = opened(), synthetic_ct(slices=4)
+    keep(intake, *images)
+    assert intake.rest(30)
+    killed(intake)
+    path = rows(world)[2].path
+    world.store.delete([path])
+    assert opened().rest(30)
+    assert world.store.size_of(path) == -1
+
+
+def test_while_nothing_can_be_filed_nothing_more_is_taken_and_then_all_is(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database is away: what was acknowledged waits, whoever comes hears of it, and then each has its row."""
+    monkeypatch.setattr(filing, "_PATIENCE", 0.2)
+    monkeypatch.setattr("node.intake._PATIENCE", 0.0)
+    intake, images = opened(), synthetic_ct(slices=20)
+    acked = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "keep_instances", never)
+        with pytest.raises(StoreFull, match="came before"):
+            for image in images:
+                keep(intake, image)
+                acked += 1
+                threading.Event().wait(0.05)
+        assert rows(world) == []
+    assert intake.rest(30)
+    assert len(rows(world)) == acked > 0
+    keep(intake, *images)
+    assert intake.rest(30)
+    assert len(rows(world)) == 20
+
+
+def test_one_that_the_table_never_takes_waits_in_quarantine(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was acknowledged: it is not thrown away, and the others do not wait behind it for ever."""
+    images = synthetic_ct(slices=5)
+    real = studies.keep_instances
+
+    def refused(session: Any, arrivals: Any) -> Any:
+        if any(kept.facts.sop_uid == images[2].SOPInstanceUID for kept, _ in arrivals):
+            raise IntegrityError("insert", {}, ValueError("no"))
+        return real(session, arrivals)
+
+    monkeypatch.setattr(studies, "keep_instances", refused)
+    monkeypatch.setattr(filing, "_AGAIN", 0.01)
+    monkeypatch.setattr(filing, "_LULL", 0.5)
+    intake = opened()
+    keep(intake, *images)
+    assert intake.rest(30)
+    assert len(rows(world)) == 4
+    (name,) = world.store.quarantined()
+    assert (world.store.quarantine / name).read_bytes() == part10(images[2])
+
+
+def test_a_filing_that_stands_still_is_told(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that does not answer raises nothing; who sends is not told success for hours."""
+    monkeypatch.setattr(filing, "_STUCK", 0.5)
+    monkeypatch.setattr(filing, "_PATIENCE", 0.1)
+    free = threading.Event()
+    real = Store.file
+    monkeypatch.setattr(Store, "file", lambda store, parts: (free.wait(30), real(store, parts))[1])
+    intake, images = opened(), synthetic_ct(slices=2)
+    keep(intake, images[0])
+    threading.Event().wait(0.8)
+    with pytest.raises(StoreFull, match="stands still"):
+        keep(intake, images[1])
+    free.set()
+    assert intake.rest(30)
+    keep(intake, images[1])
+
+
+def test_a_journal_that_fails_is_replaced_and_loses_nothing(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that met the failure is refused; those before are filed, those behind go into a new journal."""
+    monkeypatch.setattr(filing, "_LULL", 0.5)
+    intake, images = opened(), synthetic_ct(slices=5)
+    keep(intake, *images[:2])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _sick)
+        with pytest.raises(StoreFull, match="Input/output error"):
+            keep(intake, images[2])
+    keep(intake, *images[3:])
+    assert intake.rest(30)
+    assert [row.sop_uid for row in rows(world)] == [images[place].SOPInstanceUID for place in (0, 1, 3, 4)]
+    wait_for("the broken one to go", lambda: len(list(world.store.journals.iterdir())) == 1, limit=5)
+
+
+def _sick(_: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+def test_what_nobody_foresaw_in_the_journal_is_no_success(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And the next one is taken as ever."""
+    intake, images = opened(), synthetic_ct(slices=2)
+    with monkeypatch.context() as patch:
+        patch.setattr("node.journal.reach", _reached)
+        with pytest.raises(Reached):
+            keep(intake, images[0])
+    keep(intake, images[1])
+    assert intake.rest(30)
+    assert [row.sop_uid for row in rows(world)] == [images[1].SOPInstanceUID]
+
+
+def _reached(name: str) -> None:
+    raise Reached(name)
+
+
+def test_a_disk_without_room_for_a_journal_is_done_without(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each instance has its file and its row before success is said."""
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    keep(opened(), *synthetic_ct(slices=3))
+    assert len(rows(world)) == 3
+    assert "no journal" in caplog.text
+
+
+def test_a_full_journal_makes_the_sender_wait_not_fail(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four times what it holds, from four senders at once."""
+    monkeypatch.setattr(filing, "_LONGEST", 3600.0)
+    monkeypatch.setattr(filing, "_LULL", 3600.0)
+    intake = opened()
+    series = [synthetic_ct(slices=16, rows=512, columns=512, uid_prefix=f"2.25.9{turn}") for turn in range(4)]
+    threads = [threading.Thread(target=keep, args=(intake, *images)) for images in series]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert intake.rest(60)
+    assert len(rows(world)) == 64
+    for row in rows(world)[::9]:
+        assert sha256_hex(world.store.path(row.path).read_bytes()) == row.content_sha
+
+
+def test_one_that_cannot_be_read_any_more_waits_in_quarantine(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release reads more strictly than the one that took it: nothing is thrown away, the start goes on."""
+    journal = Journal.create(world.store.journals, SIZE)
+    data = b"no DICOM"
+    record = Record(data=memoryview(data), sha256=sha256_hex(data), calling_ae="SCANNER", at=world.clock())
+    journal.append([record])
+    os.close(journal._file)
+    assert opened().rest(10)
+    (name,) = world.store.quarantined()
+    assert (world.store.quarantine / name).read_bytes() == data
+    assert len(list(world.store.journals.iterdir())) == 1
