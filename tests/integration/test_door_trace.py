@@ -26,7 +26,8 @@ STORE_ANSWER = r"\4\0\0\0\0"  # a P-DATA-TF PDU of less than 256 bytes, as strac
 def traced(tmp_path: Path, *, journal_mib: int) -> list[str]:
     """Have DCMTK store instances into a listener under strace; return the calls that it made."""
     port, home, log = free_port(), tmp_path / "home", tmp_path / "trace"
-    given = {"HOME": home, "PORT": port, "HOST": "127.0.0.1", "ACCEPT_UNKNOWN_SENDERS": "true", "JOURNAL_MIB": journal_mib}
+    given = {"HOME": home, "PORT": port, "HOST": "127.0.0.1", "ACCEPT_UNKNOWN_SENDERS": "true"}
+    given["JOURNAL_MIB"] = journal_mib
     environment = {**os.environ, **{f"PACS_NODE_{name}": str(value) for name, value in given.items()}}
     node = [sys.executable, "-m", "node.cli"]
     subprocess.run([*node, "migrate"], env=environment, check=True, capture_output=True)
@@ -63,7 +64,7 @@ def test_without_a_journal_data_name_and_row_are_synced_before_each_success(tmp_
 
 
 def test_the_journal_is_written_and_synced_before_each_success(tmp_path: Path) -> None:
-    """Its own name is safe before the first; then each instance, data and all, before its answer; then all are filed."""
+    """Its own name is safe before the first; then each instance before its answer; then all are filed."""
     steps = steps_of(traced(tmp_path, journal_mib=64))
     begin = steps.index("journal written")
     assert steps.index("journal's folder") < begin

@@ -66,6 +66,7 @@ def killed(intake: Intake) -> None:
     with book._filing._changed:
         book._filing._changed.notify_all()
     book._filing._thread.join()
+    book._filing._struck = book._filing._added  # nobody waits for it any more
     os.close(book._journal._file)
     book._journal = None
 
@@ -84,7 +85,7 @@ def test_what_is_acknowledged_is_filed_in_order_with_its_bytes(world: World, ope
     assert [row.sop_uid for row in found] == [image.SOPInstanceUID for image in images]
     for row, image in zip(found, images, strict=True):
         assert world.store.path(row.path).read_bytes() == part10(image)
-    assert [path for path in (world.store.root / "incoming").iterdir()] == []
+    assert list((world.store.root / "incoming").iterdir()) == []
     assert intake.logbook is not None
     intake.logbook.close(limit=10)
     assert list(world.store.journals.iterdir()) == []
