@@ -14,6 +14,7 @@ from node.domain.pause import is_paused
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
 from node.domain.waits import span
+from node.journal import Journal
 from node.settings import Settings
 from node.store import Store
 from node.tls import expires
@@ -21,6 +22,7 @@ from node.tls import expires
 _NOBODY_TAKES = timedelta(minutes=10)  # a job that waits so long while no worker is busy: nobody works
 _BACKLOG = timedelta(hours=2)  # a job that waits so long while workers are busy: there are too few
 _WEEK = timedelta(days=7)  # so long an alarm is told that nobody can take back
+_FILED = timedelta(minutes=1)  # an acknowledged image has its file and its row by then
 _RENEW = timedelta(days=30)  # before a certificate ends
 _AWAY = timedelta(minutes=30)  # a peer that has not taken a result for so long is away
 
@@ -52,7 +54,7 @@ def needs(session: Session, store: Store, settings: Settings, home: Home, *, now
         *_of_jobs(session, paused, now=now),
         *_of_peers(session, paused, now=now),
         *_of_questions(session, now=now),
-        *_of_store(store, settings),
+        *_of_store(store, settings, now=now),
         *_of_certificate(settings, now=now),
         *_of_pauses(session, now=now),
     ]
@@ -134,12 +136,18 @@ def _of_questions(session: Session, *, now: datetime) -> Iterator[Need]:
         yield Need(what="commitment", count=count, says=f"{says}: {reason}", helps=helps)
 
 
-def _of_store(store: Store, settings: Settings) -> Iterator[Need]:
+def _of_store(store: Store, settings: Settings, *, now: datetime) -> Iterator[Need]:
     free, percent = store.free_bytes(), store.free_percent()
     if free < settings.min_free_bytes or percent < settings.disk_low_percent:
         says = f"the disk is nearly full ({percent:.0f} % free): the node refuses images until there is room"
         helps = "make room, or let keep_inputs_days and keep_results_days delete what is done"
         yield Need(what="disk", count=1, says=says, helps=helps)
+    late = [entry for entry in Journal.waiting(store.journals) if entry.at < now - _FILED]
+    if late:
+        waits = _count(len(late), "acknowledged image waits", "acknowledged images wait")
+        says = f"{waits} to be filed, the oldest for {span(now - min(entry.at for entry in late))}"
+        helps = "is the listener running? Its log says what keeps it from filing: the database, or the disk"
+        yield Need(what="journal", count=len(late), says=says, helps=helps)
     if count := len(store.quarantined()):
         says = f"{_count(count, 'file', 'files')} of the store could not be filed"
         yield Need(what="quarantine", count=count, says=says, helps="pacs-node quarantine list")

@@ -22,7 +22,8 @@ from node.domain.verdict import BEARERS
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
 from node.logbook import Logbook
-from node.store import Part, Store
+from node.part import Part
+from node.store import Store
 from node.together import Together, Waiting
 
 log = logging.getLogger(__name__)

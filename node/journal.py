@@ -194,11 +194,24 @@ class Journal:
                     os.close(file)
                     continue
                 journal = cls(path, file, os.fstat(file).st_size)
-                yield journal, journal._entries()
+                yield journal, journal._entries(checked=True)
 
-    def _entries(self) -> list[Entry]:
+    @classmethod
+    def waiting(cls, folder: Path) -> list[Entry]:
+        """Return what is not filed yet in all journals, as it looks from outside: another process may be at it."""
+        found: list[Entry] = []
+        for path in folder.glob(f"*{SUFFIX}"):
+            with suppress(FileNotFoundError):
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    found += cls(path, file, os.fstat(file).st_size)._entries(checked=False)
+                finally:
+                    os.close(file)
+        return found
+
+    def _entries(self, *, checked: bool) -> list[Entry]:
         self._filed = max(self._marked(turn) for turn in range(_MARKS))
-        found = [entry for half in self._halves for entry in self._of(half)]
+        found = [entry for half in self._halves for entry in self._of(half, checked=checked)]
         return sorted(found, key=lambda entry: entry.number)
 
     def _marked(self, turn: int) -> int:
@@ -208,8 +221,8 @@ class Journal:
         magic, number = _MARK.unpack(page[: _MARK.size])
         return int(number) if magic == _MAGIC else 0
 
-    def _of(self, half: _Half) -> Iterator[Entry]:
-        """Yield what is not filed of the last lap through a half; it ends before the first that is not whole."""
+    def _of(self, half: _Half, *, checked: bool) -> Iterator[Entry]:
+        """Yield what is not filed of the last lap through a half, *checked*: where its bytes are whole."""
         place, lap = half.start, -1
         while place + _HEAD.size <= half.end:
             begin = os.pread(self._file, _HEAD.size, place)
@@ -223,7 +236,7 @@ class Journal:
             data_at = place + _HEAD.size + said_length + _CRC.size
             if number > self._filed:
                 told = json.loads(said)
-                if hashlib.sha256(os.pread(self._file, size, data_at)).digest() == sha:
+                if not checked or hashlib.sha256(os.pread(self._file, size, data_at)).digest() == sha:
                     yield Entry(
                         number=number, place=data_at, size=size, sha256=sha.hex(), calling_ae=told["calling_ae"],
                         at=datetime.fromisoformat(told["at"]),

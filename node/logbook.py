@@ -16,7 +16,8 @@ from node.errors import StoreFull, UnreadableInstance
 from node.filing import Filing, Logged
 from node.journal import Entry, Journal, JournalFull, Record
 from node.logs import failure
-from node.store import Part, Store
+from node.part import Part
+from node.store import Store
 from node.together import Together, Waiting
 
 log = logging.getLogger(__name__)

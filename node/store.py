@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,80 +18,16 @@ from uuid import uuid4
 
 from node.errors import StoreFull
 from node.failpoints import reach
+from node.part import PART, Part, told
 
-PART = ".part"
 _STALE_PART = 3600.0  # seconds; longer than any instance takes to arrive
 RESULTS_OF = "results/{}"  # the name of all that was kept of a job's results
-_CHECK_EACH = 32 << 20  # bytes of one instance after which the room on the disk is looked at again
 _REMEMBERED = 10_000  # folders; a forgotten one is synced once more
 
 
 def sha256_hex(data: bytes) -> str:
     """Return the SHA-256 of *data* as hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
-
-
-class Part:
-    """An instance that is being taken in: its bytes lie in a part file, which nobody takes for an instance.
-
-    However large it becomes, no more of it is held in memory than the caller hands over at once.
-    """
-
-    def __init__(self, path: Path, check_room: Callable[[int], None]) -> None:
-        self.path, self.size = path, 0
-        self._check_room, self._checked = check_room, 0
-        self._sha, self._known_sha = hashlib.sha256(), ""
-        self._file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o666)
-        try:
-            reach("intake.opened")
-        except BaseException:
-            self.drop()
-            raise
-
-    @property
-    def sha256(self) -> str:
-        """Return the SHA-256 of what was written, as hexadecimal digits."""
-        return self._known_sha or self._sha.hexdigest()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Append *data*; StoreFull where the disk takes no more."""
-        with _told():
-            if self.size - self._checked >= _CHECK_EACH:
-                self._check_room(0)
-                self._checked = self.size
-            self._sha.update(data)
-            self._append(data)
-
-    def fill(self, data: memoryview, sha256: str) -> None:
-        """Write an instance whole, whose hash is known; StoreFull where the disk takes no more."""
-        with _told():
-            self._known_sha = sha256
-            self._append(data)
-
-    def _append(self, data: bytes | memoryview) -> None:
-        self.size += len(data)
-        view = memoryview(data)
-        while view:
-            view = view[os.write(self._file, view) :]
-        reach("intake.mid")
-
-    def sync(self) -> None:
-        """Make what was written survive a power cut, under a name that nobody knows yet."""
-        with _told():
-            reach("intake.last_byte")
-            os.fsync(self._file)
-            reach("intake.fsynced")
-
-    def close(self) -> None:
-        """Let go of the file; it stays."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
-
-    def drop(self) -> None:
-        """Remove the part file. One that got its name meanwhile is no part file any more and stays."""
-        self.close()
-        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,13 +51,13 @@ class Store:
 
     def open_part(self) -> Part:
         """Begin to take an instance in; StoreFull where there is no room for any."""
-        with _told():
+        with told():
             self._check_room(0)
             return Part(self.root / "incoming" / f"{uuid4().hex}{PART}", self._check_room)
 
     def check_room(self) -> None:
         """Raise StoreFull where there is no room for any more."""
-        with _told():
+        with told():
             self._check_room(0)
 
     @property
@@ -141,7 +77,7 @@ class Store:
 
     def _rename(self, part: Part, path: Path) -> StoreFull | None:
         try:
-            with _told():
+            with told():
                 self._room(path.parent)
                 part.path.replace(path)
                 reach("intake.renamed")
@@ -378,19 +314,10 @@ def study_folder(study_uid: str) -> str:
     return f"instances/{study[:2]}/{study}"
 
 
-@contextmanager
-def _told() -> Iterator[None]:
-    """Tell what the system says of a sick or full disk in our words."""
-    try:
-        yield
-    except OSError as why:
-        raise StoreFull(f"the store could not keep an instance: {why.strerror or why}") from why
-
-
 def _sync_told(folder: Path) -> StoreFull | None:
     """Sync a folder of instances; return why it could not be."""
     try:
-        with _told():
+        with told():
             sync_folder(folder)
             reach("intake.dir_fsynced")
     except StoreFull as why:

@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
     "tests/unit/node/db", "tests/unit/node/domain", "tests/unit/node/test_completion.py",
-    "tests/unit/node/test_store.py", "tests/unit/node/test_intake.py", "tests/unit/node/test_planning.py",
+    "tests/unit/node/test_store.py", "tests/unit/node/test_intake.py", "tests/unit/node/test_journal.py",
+    "tests/unit/node/test_logbook.py", "tests/integration/test_door_journal.py", "tests/unit/node/test_planning.py",
     "tests/unit/node/test_clock.py",
     "tests/unit/node/test_sweep.py", "tests/unit/node/test_delivery.py", "tests/integration/test_scp.py",
     "tests/unit/node/test_life_of_a_job.py",
@@ -50,10 +51,10 @@ _JOBS, _RESULTS, _STUDIES = "node/db/jobs.py", "node/db/results.py", "node/db/st
 _TABLES = "node/db/migrations/versions/0001_studies_jobs_results.py"
 MUTANTS = (
     _m("no sync of a file's data", "node/store.py", "                os.fsync(file.fileno())\n"),
-    _m("no sync of an instance's data", "node/store.py", "            os.fsync(self._file)\n"),
-    _m("no sync of an instance's folder", "node/store.py", "            _sync_folder(folder)\n            reach(", "            reach("),
-    _m("no sync of its folder", "node/store.py", "        _sync_folder(path.parent)\n        reach(", "        reach("),
-    _m("no sync of a new folder's entry", "node/store.py", "        _sync_folder(folder.parent)\n        if len", "        if len"),
+    _m("no sync of an instance's data", "node/part.py", "            os.fsync(self._file)\n"),
+    _m("no sync of an instance's folder", "node/store.py", "            sync_folder(folder)\n            reach(", "            reach("),
+    _m("no sync of its folder", "node/store.py", "        sync_folder(path.parent)\n        reach(", "        reach("),
+    _m("no sync of a new folder's entry", "node/store.py", "        sync_folder(folder.parent)\n        if len", "        if len"),
     _m("SQLite commits may be rolled back", "node/db/session.py", '"synchronous=FULL", "foreign', '"synchronous=NORMAL", "foreign'),
     _m("transactions upgrade from reading", "node/db/session.py", 'else "BEGIN IMMEDIATE"', 'else "BEGIN"'),
     _m("a claim does not look at the state", _JOBS, "JobRow.state == JobState.PENDING, ~_halted()",
@@ -116,7 +117,15 @@ MUTANTS = (
     _m("a database that stands still is waited for", "node/db/session.py", "        if not patient:\n            bound(engine)\n"),
     _m("lost bells stay lost", "node/sweep.py", "self._tell_late, self._relay, self._ring_again)", "self._tell_late, self._relay)"),
     _m("success without the bytes", "node/scp/storing.py", "self._refuse(OUT_OF_RESOURCES, str(why))", "self.drop()"),
-    _m("success without the row", "node/intake.py", "        if arrival.why is not None:\n            raise arrival.why\n"),
+    _m("success without the row", "node/together.py", "        if one.why is not None:\n            raise one.why\n"),
+    _m("no sync of the journal", "node/journal.py", "                os.fdatasync(self._file)\n                reach(", "                reach("),
+    _m("a journal that failed goes on", "node/journal.py", "            self._is_broken = True\n"),
+    _m("what is not filed is written over", "node/journal.py", "other.last > self._filed or ", ""),
+    _m("what is filed is not marked", "node/filing.py", "                    journal.mark(number, durably=", "                    bool("),
+    _m("what cannot be filed keeps nobody out", "node/logbook.py", "        self._filing.admit()\n"),
+    _m("a version with a file of its own overtakes", "node/intake.py", "self.logbook is not None and not self.logbook.rest()", "False"),
+    _m("commitment does not wait for the journal", "node/scp/commitment.py", "if not intake.rest(_PATIENCE):", "if False:"),
+    _m("what a dead listener left stays", "node/logbook.py", "            self._filing.add_left_behind(journal, self._left(journal, entries))\n", "            pass\n"),
     _m("success for another instance", "node/intake.py", "        _compare(facts, self._sop_class, self._sop_uid)\n"),
     _m("an unknown outcome is not asked for", "node/delivery.py", "delivery.state is DeliveryState.UNKNOWN and transport", "False and transport"),
 )  # fmt: skip

@@ -14,6 +14,7 @@ from typing import Any
 from pydicom import dcmread
 from sqlalchemy import text
 
+from node.journal import Journal
 from tests.chaos.senders import Ledger, data_set
 from tests.chaos.stand import Stand
 
@@ -50,6 +51,8 @@ def judge(stand: Stand, ledger: Ledger) -> Verdict:
 
 def at_rest(stand: Stand) -> bool:
     """Whether nothing more will happen by itself."""
+    if Journal.waiting(stand.home / "store" / "journal"):
+        return False
     tables = _tables(stand)
     waiting = [row for row in tables["delivery"] if row["state"] in UNSENT]
     running = [row for row in tables["job"] if row["state"] not in ENDED]

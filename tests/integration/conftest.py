@@ -57,7 +57,7 @@ def open_door(tmp_path: Path) -> Iterator[OpenDoor]:
     """Return a function that starts a listener with the given settings, and perhaps another store."""
     with ExitStack() as stack:
 
-        def start(store: Store | None = None, **changes: Any) -> Door:
+        def start(store: Store | None = None, *, journal: bool = False, **changes: Any) -> Door:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 port = probe.getsockname()[1]
@@ -69,6 +69,10 @@ def open_door(tmp_path: Path) -> Iterator[OpenDoor]:
             stack.callback(engine.dispose)
             door = Door(settings, Database(engine), store or Store(settings.home / "store"))
             intake = Intake(door.database, door.store, FixedClock(), manufacturer=settings.manufacturer)
+            if journal:
+                intake.open_logbook(8 << 20)
+                assert intake.logbook is not None
+                stack.callback(intake.logbook.close, limit=10)
             server = start_scp(settings, intake)
             door.shut = once(server.shutdown)
             stack.callback(door.shut)

@@ -11,8 +11,8 @@ from node.care import Care, Found
 from node.db import jobs
 from node.domain.study import StudyState
 from node.intake import Intake
+from node.part import PART
 from node.settings import Settings
-from node.store import PART
 from node.testing import part10, synthetic_ct
 from tests.rig import put_instance
 from tests.unit.node.conftest import SEG_CLASS, World

@@ -16,7 +16,8 @@ from node import intake as intake_module
 from node.db import studies
 from node.errors import StoreFull, UnreadableInstance
 from node.intake import Intake, Mismatch, _Arrival
-from node.store import PART, Part, Store
+from node.part import PART, Part
+from node.store import Store
 from node.testing import part10, synthetic_ct
 from tests.unit.node.conftest import World
 

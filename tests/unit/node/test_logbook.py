@@ -18,6 +18,7 @@ from node.db import studies
 from node.db.tables import InstanceRow
 from node.errors import StoreFull
 from node.failpoints import Reached
+from node.health import Need, _of_store
 from node.intake import Intake
 from node.journal import Journal, Record
 from node.store import Store, sha256_hex
@@ -69,6 +70,11 @@ def killed(intake: Intake) -> None:
     book._filing._struck = book._filing._added  # nobody waits for it any more
     os.close(book._journal._file)
     book._journal = None
+
+
+def needs_of(world: World) -> list[Need]:
+    """Return what `pacs-node status` says of the store."""
+    return list(_of_store(world.store, world.settings(disk_low_percent=0, min_free_bytes=0), now=world.clock()))
 
 
 def never(*_: object) -> list[Exception | None]:
@@ -138,7 +144,9 @@ def test_what_a_killed_listener_left_is_filed_by_the_next(
         killed(intake)
     assert rows(world) == []
     world.clock.advance(3600)
+    assert [(need.what, need.count) for need in needs_of(world)] == [("journal", 5)]
     assert opened().rest(30)
+    assert needs_of(world) == []
     assert [(row.sop_uid, row.calling_ae, row.kept_at) for row in rows(world)] == [
         (image.SOPInstanceUID, "SCANNER", came) for image in images
     ]

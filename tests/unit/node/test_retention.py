@@ -19,8 +19,8 @@ from node.db.tables import DeliveryRow, GarbageRow, InstanceRow, JobInputRow, Re
 from node.domain.job import Job, JobState
 from node.errors import StoreFull
 from node.intake import Intake
+from node.part import Part
 from node.retention import delete_what_is_over
-from node.store import Part
 from node.testing import part10, synthetic_ct
 from tests.unit.node.conftest import SEG_CLASS, World
 
@@ -246,7 +246,7 @@ from datetime import datetime
 from pathlib import Path
 from node.db.session import Database, open_engine
 from node.retention import delete_what_is_over
-from node.store import Part
+from node.part import Part
 from node.settings import Settings
 from node.store import Store
 home, now = Path(sys.argv[1]), datetime.fromisoformat(sys.argv[2])

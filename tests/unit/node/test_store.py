@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import StoreFull
-from node.store import PART, Store, sha256_hex
+from node.part import PART
+from node.store import Store, sha256_hex
 from tests.rig import put_instance
 
 DATA = b"bytes of an instance"

@@ -13,8 +13,8 @@ from sqlalchemy.exc import OperationalError
 from node.db import events, jobs
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
+from node.part import PART
 from node.processes import identity
-from node.store import PART
 from node.testing import synthetic_ct
 from tests.unit.node.conftest import SEG_CLASS, World
 
