@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-attack evaluate constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-attack evaluate constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,10 @@ bench-cases: ## every series of the test data through reader, models and encoder
 bench-ingest: ## instances a second beside DCMTK, Orthanc and pynetdicom: ROUNDS=5
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.ingest --rounds $(or $(ROUNDS),5)
+
+bench-many: ## 100,000 instances into one table: are the last as fast as the first? INSTANCES=..
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.many --instances $(or $(INSTANCES),100000)
 
 bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import psutil
@@ -79,14 +80,14 @@ def make(case: Case, number: int, folder: Path) -> None:
 
 
 @contextmanager
-def ours(folder: Path) -> Iterator[Station]:
-    """Run our listener."""
+def ours(folder: Path, log: BinaryIO | None = None) -> Iterator[Station]:
+    """Run our listener; what it logs may be kept."""
     port = free_port()
     given = {"HOME": folder, "PORT": port, "HOST": "127.0.0.1", "ACCEPT_UNKNOWN_SENDERS": "true"}
     environment = {**os.environ, **{f"PACS_NODE_{name}": str(value) for name, value in given.items()}}
     node = [sys.executable, "-m", "node.cli"]
     subprocess.run([*node, "migrate"], env=environment, check=True, capture_output=True)
-    with _running([*node, "scp"], port, environment) as station:
+    with _running([*node, "scp"], port, environment, log) as station:
         yield station
 
 
@@ -119,8 +120,11 @@ def orthanc(folder: Path) -> Iterator[Station]:
 
 
 @contextmanager
-def _running(command: list[str], port: int, environment: dict[str, str]) -> Iterator[Station]:
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def _running(
+    command: list[str], port: int, environment: dict[str, str], log: BinaryIO | None = None
+) -> Iterator[Station]:
+    where = log or subprocess.DEVNULL
+    process = subprocess.Popen(command, env=environment, stdout=where, stderr=where)
     try:
         echo = [need("echoscu"), "-aec", "PACSAINODE", "127.0.0.1", str(port)]
         echo[0] = "/usr/bin/echoscu"  # pynetdicom installs a program of that name beside Python
