@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from node.journal import Journal
 from tests.chaos.oracle import at_rest, judge
 from tests.chaos.senders import Ledger, Modality
 from tests.chaos.stand import Stand, running_stand
@@ -15,6 +17,7 @@ from tests.rig import wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.postgres, pytest.mark.timeout(300)]
 
+_EVERY_WAIT_ENDS = 13.0  # seconds: 9 for an answer of the database, 4 for a new connection
 ONE_OF_THEM = (
     "SELECT pg_terminate_backend(pid) FROM (SELECT pid FROM pg_stat_activity WHERE datname = 'node' "
     "AND pid != pg_backend_pid() ORDER BY random() LIMIT 1) AS one"
@@ -67,16 +70,27 @@ def test_connections_that_are_ended_at_random_lose_nothing(stand: Stand, modalit
 
 
 def test_a_database_that_stands_still_keeps_nobody_for_ever(stand: Stand, modality: Modality) -> None:
-    """The sender hears that it should come again; what it sends then ends as one result."""
+    """What the journal took at first waits in it; then senders hear that they should come again; all ends well."""
     assert stand.postgres is not None
-    study, stopped = modality.make(10), threading.Event()
-    sender = threading.Thread(target=modality.send, args=(study, stand.port, stand.called, stopped), daemon=True)
+    first, later = modality.make(10), modality.make(11)
+    senders = [
+        threading.Thread(target=modality.send, args=(one, stand.port, stand.called, threading.Event()), daemon=True)
+        for one in (first, later)
+    ]
     with stand.postgres.standing_still():
         refused = len(modality.ledger.refused)
-        sender.start()
-        wait_for("an answer", lambda: len(modality.ledger.refused) > refused, limit=60)
-    sender.join(timeout=120)
+        senders[0].start()
+        wait_for("something in the journal", lambda: _needs_filing(stand), limit=30)
+        time.sleep(_EVERY_WAIT_ENDS)
+        senders[1].start()
+        wait_for("a refusal", lambda: len(modality.ledger.refused) > refused, limit=60)
+    for sender in senders:
+        sender.join(timeout=120)
     wait_for("all to come to rest", lambda: at_rest(stand), limit=150)
     verdict = judge(stand, modality.ledger)
     assert verdict.is_clean, verdict
     assert "A700" in modality.ledger.refused[-1]
+
+
+def _needs_filing(stand: Stand) -> bool:
+    return bool(Journal.waiting(stand.home / "store" / "journal"))
