@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-attack evaluate constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-attack evaluate conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,9 @@ run: ## run a node in ./pacs-node-home
 
 bench: ## list the benchmarks; each is a command of its own
 	@grep -E '^bench-[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+conformance: ## docs/conformance.md anew, from the code and docs/example/pacs-node.toml
+	@$(BIN)/python -m node.cli conformance --home docs/example > docs/conformance.new && mv docs/conformance.new docs/conformance.md
 
 constraints: ## pin what is installed in .venv
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu//'; } > constraints.new && mv constraints.new constraints.txt

@@ -28,7 +28,7 @@ SUCCESS, INVALID_VALUE, PROCESSING_FAILURE, DUPLICATE = 0x0000, 0x0106, 0x0110, 
 NO_SUCH_INSTANCE, MISSING_ATTRIBUTE, MISSING_VALUE, NOT_AUTHORIZED = 0x0112, 0x0120, 0x0121, 0x0124
 ENDED = 0xA710
 
-_MOST_SERIES, _MOST_INSTANCES = 5_000, 200_000  # that one step names; more is no step of one study
+MOST_SERIES, MOST_INSTANCES = 5_000, 200_000  # that one step names; more is no step of one study
 _REFERENCES = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 
 
@@ -133,7 +133,7 @@ def _series(attributes: Dataset) -> dict[str, list[str]] | None:
         for keyword in _REFERENCES:
             named += [_uid(one.get("ReferencedSOPInstanceUID", "")) for one in item.get(keyword) or []]
         count += len(named)
-        if len(made) > _MOST_SERIES or count > _MOST_INSTANCES:
+        if len(made) > MOST_SERIES or count > MOST_INSTANCES:
             raise _Refused(INVALID_VALUE, "a step names more than any study has")
     return made
 
