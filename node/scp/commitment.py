@@ -24,6 +24,7 @@ from node.db.session import Database
 from node.dicom.commitment import read_request
 from node.domain.uid import is_uid
 from node.errors import PeerAway
+from node.failpoints import reach
 from node.logs import failure
 from node.settings import Settings
 from node.transport.reports import tell
@@ -65,6 +66,7 @@ def on_n_action(
         return _refuse(why.status, calling_ae, str(why)), None
     except SQLAlchemyError as why:
         return _refuse(PROCESSING_FAILURE, calling_ae, type(why).__name__), None
+    reach("commitment.asked")
     log.info("storage commitment asked for", extra={"calling_ae": calling_ae, "instances": len(instances)})
     answering.asked(event.assoc, number)
     return SUCCESS, None

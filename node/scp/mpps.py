@@ -20,6 +20,7 @@ from node.db.session import Database
 from node.domain.step import READ, StepState
 from node.domain.uid import UUID_ROOT, is_uid
 from node.errors import IllegalMove, NotFound
+from node.failpoints import reach
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def on_n_create(
             studies = sorted(set(_studies(event.attribute_list)))
             if not steps.begin(session, sop_uid, studies, calling_ae=calling_ae, at=now()):
                 raise _Refused(DUPLICATE, "there is a step of this UID")
+            reach("mpps.written")
+        reach("mpps.recorded")
     except _Refused as why:
         return _refuse(why.status, calling_ae, str(why)), None
     except SQLAlchemyError as why:
@@ -78,6 +81,8 @@ def on_n_set(
         state, series = _state(changes), _series(changes)
         with database.transaction() as session:
             steps.change(session, sop_uid, state, series, calling_ae=calling_ae, at=now())
+            reach("mpps.written")
+        reach("mpps.recorded")
     except _Refused as why:
         return _refuse(why.status, calling_ae, str(why)), None
     except NotFound as why:
