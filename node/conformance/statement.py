@@ -31,8 +31,8 @@ _PARAMETERS = (
     "ae_title", "host", "port", "accept_unknown_senders", "max_associations", "max_associations_per_peer",
     "urgent_associations", "association_timeout", "network_timeout", "pdu_timeout", "max_pdu_bytes", "max_waiting",
     "max_waiting_per_address", "max_instance_bytes", "min_free_bytes", "disk_low_percent", "quiet_period",
-    "longest_wait", "retry_base", "retry_cap", "delivery_age_limit", "keep_inputs_days", "keep_results_days",
-    "uid_root", "manufacturer", "device_serial",
+    "longest_wait", "mpps_patience", "retry_base", "retry_cap", "delivery_age_limit", "keep_inputs_days",
+    "keep_results_days", "uid_root", "manufacturer", "device_serial",
 )  # fmt: skip
 
 
