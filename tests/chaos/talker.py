@@ -137,7 +137,8 @@ class Talker:
 
     def _once(self, say: Callable[[Any], Dataset], model: Any) -> Dataset:
         ae = AE(ae_title=CALLING)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 15
+        ae.acse_timeout = ae.dimse_timeout = 15
+        ae.network_timeout = 60  # one that ends while the association is being released breaks pynetdicom's thread
         ae.add_requested_context(model)
         association = ae.associate(
             "127.0.0.1", self._port, ae_title=self._called, evt_handlers=[(evt.EVT_N_EVENT_REPORT, self._on_report)]
