@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-attack evaluate conformance constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-interop bench-attack evaluate conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -84,6 +84,10 @@ bench-cases: ## every series of the test data through reader, models and encoder
 bench-ingest: ## instances a second beside DCMTK, Orthanc and pynetdicom: ROUNDS=5
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.ingest --rounds $(or $(ROUNDS),5)
+
+bench-interop: ## thousands of instances and associations in pynetdicom's own way, beside its storescp: COUNT=1000
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.interop --count $(or $(COUNT),1000)
 
 bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

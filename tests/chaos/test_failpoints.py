@@ -22,7 +22,13 @@ from tests.chaos.stand import Stand, running_stand
 from tests.chaos.talker import Talker
 from tests.rig import wait_for
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.chaos, pytest.mark.timeout(300),
+    # The modality is pynetdicom: a report that comes while it releases its association ends its thread. The node's
+    # threads are in processes of their own.
+    pytest.mark.filterwarnings(r"ignore:Exception in thread Thread-\d+ .run_reactor:"
+                               "pytest.PytestUnhandledThreadExceptionWarning"),
+]  # fmt: skip
 
 SAID = ("mpps.", "commitment.")  # only there the modality also tells its steps and asks for storage commitment
 HANG = "hang:25"  # longer than a lease

@@ -11,6 +11,11 @@ import pytest
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, build_context, evt
 from pynetdicom.events import Event
+from pynetdicom.pdu_primitives import (
+    AsynchronousOperationsWindowNegotiation,
+    SOPClassExtendedNegotiation,
+    UserIdentityNegotiation,
+)
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
     ModalityPerformedProcedureStep,
     StorageCommitmentPushModel,
@@ -161,3 +166,22 @@ def test_of_a_service_the_first_listed_syntax_is_taken(door: Door) -> None:
     find = build_context(StudyRootQueryRetrieveInformationModelFind)
     step = build_context(ModalityPerformedProcedureStep, [JPEG_XL, ExplicitVRLittleEndian])
     assert negotiated(door, step, find) == {ModalityPerformedProcedureStep: ExplicitVRLittleEndian}
+
+
+def test_what_is_not_negotiated_is_ignored(door: Door) -> None:
+    """An asynchronous window, a user identity and extended negotiation are asked for: none is answered."""
+    window, user = AsynchronousOperationsWindowNegotiation(), UserIdentityNegotiation()
+    window.maximum_number_operations_invoked = window.maximum_number_operations_performed = 5
+    user.user_identity_type, user.primary_field, user.positive_response_requested = 1, b"bob", False
+    extended = SOPClassExtendedNegotiation()
+    extended.sop_class_uid, extended.service_class_application_information = CTImageStorage, b"\x01\x00"
+    association = AE(ae_title="SCANNER").associate(
+        "127.0.0.1", door.settings.port, contexts=[build_context(CTImageStorage)], ae_title=door.settings.ae_title,
+        ext_neg=[window, user, extended],
+    )  # fmt: skip
+    assert association.is_established
+    answered = {type(one).__name__ for one in association.acceptor.primitive.user_information}
+    association.release()
+    assert answered == {
+        "MaximumLengthNotification", "ImplementationClassUIDNotification", "ImplementationVersionNameNotification",
+    }  # fmt: skip
