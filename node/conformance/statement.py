@@ -216,6 +216,8 @@ def _parameters(settings: Settings) -> Iterator[Parameter]:
 def _words(value: object) -> str:
     if isinstance(value, timedelta):
         return f"{value.total_seconds():g} s"
+    if isinstance(value, float):
+        return f"{value:g}"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

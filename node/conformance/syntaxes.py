@@ -18,6 +18,7 @@ _FAMILIES = (
     ("RLE", ("RLE",)),
     ("Video: MPEG2, MPEG-4, HEVC", ("MPEG", "HEVC")),
     ("Live video and audio: SMPTE ST 2110", ("SMPTE",)),
+    ("Deflated frames", ("Deflated Image Frame",)),
     ("Deflated", ("Deflated",)),
     ("Uncompressed", ("VR",)),
 )
