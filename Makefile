@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-attack evaluate constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -57,6 +57,9 @@ run: ## run a node in ./pacs-node-home
 bench: ## list the benchmarks; each is a command of its own
 	@grep -E '^bench-[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
+conformance: ## docs/conformance.md anew, from the code and docs/example/pacs-node.toml
+	@$(BIN)/python -m node.cli conformance --home docs/example > docs/conformance.new && mv docs/conformance.new docs/conformance.md
+
 constraints: ## pin what is installed in .venv
 	@{ sed -n '/^#/p' constraints.txt; $(BIN)/pip freeze --exclude-editable | sed -E 's/\+cpu//'; } > constraints.new && mv constraints.new constraints.txt
 
@@ -85,6 +88,10 @@ bench-ingest: ## instances a second beside DCMTK, Orthanc and pynetdicom: ROUNDS
 bench-many: ## 100,000 instances into one table: are the last as fast as the first? INSTANCES=..
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.many --instances $(or $(INSTANCES),100000)
+
+bench-interop: ## thousands of instances and associations in pynetdicom's own way, beside its storescp: COUNT=1000
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.benchmarks.interop --count $(or $(COUNT),1000)
 
 bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

@@ -20,6 +20,7 @@ from node.dicom.commitment import make_report
 from node.domain.peer import Peer
 from node.domain.waits import back_off
 from node.errors import PeerAway, PeerRefused
+from node.failpoints import reach
 from node.lanes import Lanes
 from node.logs import failure
 from node.processes import is_dead
@@ -77,6 +78,7 @@ class Reporter:
         if request is None:
             return True
         try:
+            reach("commitment.claimed")
             if tell is not None:
                 told = self._tell(request, tell)
             else:
@@ -93,13 +95,16 @@ class Reporter:
     def _tell(self, request: CommitRequest, tell: Tell) -> bool:
         failed = self._failed(request.instances)
         kind, report = make_report(request.transaction_uid, request.instances, failed)
+        reach("commitment.checked")
         status = tell(kind, report)
+        reach("commitment.told")
         extra = {"peer": request.calling_ae, "instances": len(request.instances), "failed": len(failed)}
         if status != 0:
             return self._put_off(request, f"the peer answered {status:04X} to the report", at_once=False)
         with self._database.transaction() as session:
             committed = len(request.instances) - len(failed)
             commit_requests.reported(session, request.id, owner=self._owner, committed=committed, at=self._now())
+        reach("commitment.reported")
         log.info("storage commitment reported", extra=extra)
         return True
 

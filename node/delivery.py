@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from node.db import breakers, commitments, jobs, lookups, results
 from node.db.results import Outcome
 from node.db.session import Database
+from node.dicom.classes import WRITTEN_IN
 from node.domain.job import Job, JobState
 from node.domain.peer import SENDER, Answer, AnswerKind, CommitReport, OutgoingFile, Peer, Verify
 from node.domain.profile import DEFAULT
@@ -29,7 +30,6 @@ from node.transport import Transport
 
 log = logging.getLogger(__name__)
 
-EXPLICIT_VR_LE = "1.2.840.10008.1.2.1"  # what every result is written in
 LEASE = timedelta(minutes=10)  # a peer that needs longer for one set is asked again
 _PROBE_MARGIN = timedelta(seconds=30)  # beyond the peer's own times, before another worker may look for it
 _LOOKS = 5  # a peer that took an instance and still does not show it is sent it again
@@ -223,7 +223,7 @@ class Deliverer:
     def _outgoing(self, result: Result, study_uid: str) -> OutgoingFile:
         return OutgoingFile(
             path=self.store.path(result.path), sop_class=result.sop_class, sop_uid=result.sop_uid,
-            transfer_syntax=EXPLICIT_VR_LE, study_uid=study_uid,
+            transfer_syntax=WRITTEN_IN, study_uid=study_uid,
         )  # fmt: skip
 
     def _outcome(self, delivery: Delivery, answer: Answer) -> Outcome:

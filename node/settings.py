@@ -322,6 +322,7 @@ class Settings(BaseSettings):
     keep_results_days: float = Field(default=0.0, ge=0, le=36500)  # frozen results of finished studies; 0: for ever
     quiet_period: Duration = timedelta(seconds=60)  # silence after which a study is complete
     longest_wait: Duration = timedelta(minutes=90)  # then a study settles, whatever says that images lack
+    mpps_patience: Duration = timedelta(minutes=30)  # with a modality that never ends its step, and says nothing
     sweep_interval: Duration = timedelta(seconds=2)
     database_url: SecretStr = SecretStr("")  # empty: SQLite in the home folder
     broker_url: SecretStr = SecretStr("")  # empty: a private Redis that `pacs-node up` starts
@@ -402,7 +403,7 @@ class Settings(BaseSettings):
     @property
     def waits(self) -> Waits:
         """How long a study waits for more instances."""
-        return Waits(quiet=self.quiet_period, longest=self.longest_wait)
+        return Waits(quiet=self.quiet_period, longest=self.longest_wait, patience=self.mpps_patience)
 
     @property
     def profiles(self) -> dict[str, Profile]:

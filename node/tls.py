@@ -47,11 +47,24 @@ def client_context(papers: Papers, *, pinned: bool) -> ssl.SSLContext:
     return context
 
 
-def _context(protocol: int, papers: Papers) -> ssl.SSLContext:
+def suites() -> dict[str, list[str]]:
+    """Return the cipher suites that the node offers and takes, by TLS version, as this machine's OpenSSL has them."""
+    found: dict[str, list[str]] = {}
+    for one in _bare(ssl.PROTOCOL_TLS_CLIENT).get_ciphers():
+        found.setdefault(one["protocol"], []).append(one["name"])
+    return dict(sorted(found.items()))
+
+
+def _bare(protocol: int) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_SUITES)
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    return context
+
+
+def _context(protocol: int, papers: Papers) -> ssl.SSLContext:
+    context = _bare(protocol)
     try:
         context.load_cert_chain(papers.certificate, papers.key)
     except (OSError, ssl.SSLError) as why:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from node.cli import act, care, doctor, look, quarantine, roles, verdicts
+from node.cli import act, care, conformance, doctor, look, quarantine, roles, verdicts
 from node.cli.common import app, run_app
 
-__all__ = ["act", "app", "care", "doctor", "look", "main", "quarantine", "roles", "verdicts"]
+__all__ = ["act", "app", "care", "conformance", "doctor", "look", "main", "quarantine", "roles", "verdicts"]
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from node.domain.peer import CommitReport
 from node.domain.result import DeliveryState
 
 _S = DeliveryState
-_NEVER = frozenset({0x0119, 0x0122})  # PS3.3 C.14.1.1: class and instance conflict, SOP class not supported
+NEVER = frozenset({0x0119, 0x0122})  # PS3.3 C.14.1.1: class and instance conflict, SOP class not supported
 
 
 def ask(session: Session, transaction_uid: str, *, job_id: str, peer: str, who: str, at: datetime) -> None:
@@ -75,7 +75,7 @@ def _meaning(report: CommitReport, sop_uid: str, *, too_old: bool) -> tuple[Deli
     if sop_uid in report.failed:
         why = report.failed[sop_uid]
         reason = f"the peer does not commit itself to it: reason {why:04X}"
-        return (_S.PARKED if too_old or why in _NEVER else _S.QUEUED), reason
+        return (_S.PARKED if too_old or why in NEVER else _S.QUEUED), reason
     if sop_uid in report.committed:
         return _S.VERIFIED, "the peer committed itself to it"
     return _S.ACKED, ""

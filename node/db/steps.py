@@ -69,6 +69,7 @@ def steps_of(session: Session, study_uid: str) -> Steps:
         return Steps()
     here = set(session.scalars(select(InstanceRow.sop_uid).where(InstanceRow.study_uid == study_uid)))
     states = [row.state for row in rows]
+    heard = [row.updated_at for row in rows if row.state == StepState.IN_PROGRESS]
     named: dict[str, set[str]] = {}
     for row in rows:
         if row.state == StepState.COMPLETED:
@@ -76,7 +77,7 @@ def steps_of(session: Session, study_uid: str) -> Steps:
                 named.setdefault(uid, set()).update(instances)
     begun = {uid: instances for uid, instances in named.items() if instances & here}
     return Steps(
-        in_progress=states.count(StepState.IN_PROGRESS), completed=states.count(StepState.COMPLETED),
+        in_progress=len(heard), heard_at=max(heard, default=None), completed=states.count(StepState.COMPLETED),
         discontinued=states.count(StepState.DISCONTINUED), named=sum(map(len, named.values())),
         lacking=sum(len(instances - here) for instances in begun.values()),
         absent_series=sum(uid not in begun for uid, instances in named.items() if instances),

@@ -9,6 +9,7 @@ from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComprehensiveSRStorage,
     EncapsulatedPDFStorage,
+    ExplicitVRLittleEndian,
     GrayscaleSoftcopyPresentationStateStorage,
     KeyObjectSelectionDocumentStorage,
     ParametricMapStorage,
@@ -17,6 +18,9 @@ from pydicom.uid import (
 )
 
 from node.domain.profile import Profile, SegType, SrClass
+
+#: The transfer syntax of every result.
+WRITTEN_IN = ExplicitVRLittleEndian
 
 LABEL_MAP_STORAGE = UID("1.2.840.10008.5.1.4.1.1.66.7")  # newer than the dictionary
 

@@ -39,6 +39,7 @@ class Waits:
 
     quiet: timedelta  # without a new instance
     longest: timedelta  # since the first instance of the revision, whatever is known
+    patience: timedelta  # with a modality that is at it (MPPS) and of which nothing is heard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +62,7 @@ class Steps:
     """What the performed procedure steps (MPPS) of a study say."""
 
     in_progress: int = 0
+    heard_at: datetime | None = None  # the last word about one that is in progress
     completed: int = 0
     discontinued: int = 0
     named: int = 0  # instances that completed steps name
@@ -104,21 +106,25 @@ def decide(seen: Evidence, waits: Waits, *, now: datetime) -> Verdict:
     """
     over, quiet_at = seen.opened_at + waits.longest, seen.last_at + waits.quiet
     after = f"{span(now - seen.last_at)} after the last image"
-    held = tuple(_holds(seen))
+    at_it = _at_it_until(seen, waits)
+    held = tuple(_holds(seen, at_it=at_it is not None and now < at_it))
+    silent = span(waits.patience) if at_it is not None and now >= at_it else ""
     if seen.tally is not None and seen.tally.fresh and seen.tally.there and not held:
-        return _settled(By.COUNT, f"{seen.tally.words}, {after}", seen)
+        return _settled(By.COUNT, f"{seen.tally.words}, {after}", seen, silent)
     if seen.steps.all_here and not _lacks(seen):
-        return _settled(By.STEP, f"the modality is through (MPPS) and all {seen.steps.named} came, {after}", seen)
+        return _settled(By.STEP, f"the modality is through (MPPS) and all {seen.steps.named} came, {after}", seen, "")
     sending = seen.sending if now < seen.last_at + LINGER else ()
     if now >= quiet_at and not held and not sending:
         quiet = f"no instance for {waits.quiet.total_seconds():g} s"
         if seen.required:
-            return _settled(By.SERIES, f"all required series came ({', '.join(seen.required)}), {quiet}", seen)
-        return _settled(By.QUIET, quiet, seen)
+            return _settled(By.SERIES, f"all required series came ({', '.join(seen.required)}), {quiet}", seen, silent)
+        return _settled(By.QUIET, quiet, seen, silent)
     if now >= over:
-        return _settled(By.LONGEST, "; ".join((f"waited {span(waits.longest)}, the longest wait", *_open(seen))), seen)
+        waited = (f"waited {span(waits.longest)}, the longest wait", *_open(seen, held))
+        return _settled(By.LONGEST, "; ".join(waited), seen, silent)
     if held:
-        return Verdict(by=None, reason=f"waits: {'; '.join(held)}", look_at=over)
+        look_at = min(over, at_it) if at_it is not None and now < at_it else over
+        return Verdict(by=None, reason=f"waits: {'; '.join(held)}", look_at=look_at)
     if now < quiet_at:
         return Verdict(by=None, reason="", look_at=min(quiet_at, over))
     look_at = min(over, seen.last_at + LINGER, now + _RECHECK)
@@ -129,11 +135,22 @@ def _lacks(seen: Evidence) -> bool:
     return seen.tally is not None and seen.tally.lacking > 0
 
 
-def _holds(seen: Evidence) -> Iterator[str]:
+def _at_it_until(seen: Evidence, waits: Waits) -> datetime | None:
+    """Return until when a step in progress holds the study where nothing more is heard; None where there is none.
+
+    Modalities crash, are switched off, or never end a step that a person gave up.
+    """
+    if not seen.steps.in_progress:
+        return None
+    heard = max(seen.last_at, seen.steps.heard_at or seen.last_at) + waits.patience
+    return max(heard, seen.last_at + LINGER) if seen.sending else heard
+
+
+def _holds(seen: Evidence, *, at_it: bool) -> Iterator[str]:
     """Yield what says that the study is not complete."""
     if seen.tally is not None and seen.tally.lacking:
         yield seen.tally.words
-    if seen.steps.in_progress:
+    if at_it:
         yield "the modality is still at it (MPPS in progress)"
     if seen.steps.lacking:
         yield f"{seen.steps.lacking} instances that the modality made did not come (MPPS)"
@@ -141,11 +158,11 @@ def _holds(seen: Evidence) -> Iterator[str]:
         yield f"required series {name!r} did not come"
 
 
-def _open(seen: Evidence) -> Iterator[str]:
+def _open(seen: Evidence, held: tuple[str, ...]) -> Iterator[str]:
     """Yield what was still awaited when the longest wait was over."""
     if seen.tally is not None and seen.tally.lacking:
         yield f"only {seen.tally.there - seen.tally.lacking} of {seen.tally.there} came ({seen.tally.peer} counts them)"
-    yield from (why for why in _holds(seen) if seen.tally is None or why != seen.tally.words)
+    yield from (why for why in held if seen.tally is None or why != seen.tally.words)
     if seen.sending:
         yield _still_open(seen.sending)
 
@@ -154,12 +171,14 @@ def _still_open(sending: tuple[str, ...]) -> str:
     return f"{', '.join(dict.fromkeys(sending))} may still send: its association is open"
 
 
-def _settled(by: By, reason: str, seen: Evidence) -> Verdict:
-    return Verdict(by=by, reason="; ".join((reason, *_remarks(seen, by))))
+def _settled(by: By, reason: str, seen: Evidence, silent: str) -> Verdict:
+    return Verdict(by=by, reason="; ".join((reason, *_remarks(seen, by, silent))))
 
 
-def _remarks(seen: Evidence, by: By) -> Iterator[str]:
-    """Yield what a person should know beside the reason."""
+def _remarks(seen: Evidence, by: By, silent: str) -> Iterator[str]:
+    """Yield what a person should know beside the reason; *silent*: how long a modality at it was waited for."""
+    if silent:
+        yield f"the modality did not end its procedure step (MPPS) and was silent for {silent}"
     if seen.steps.discontinued:
         yield "the modality broke off a step (MPPS discontinued)"
     if seen.steps.absent_series and by is not By.COUNT:

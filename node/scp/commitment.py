@@ -23,6 +23,7 @@ from node.db import commit_requests
 from node.dicom.commitment import read_request
 from node.domain.uid import is_uid
 from node.errors import PeerAway
+from node.failpoints import reach
 from node.intake import Intake
 from node.logs import failure
 from node.settings import Settings
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 SUCCESS, PROCESSING_FAILURE, NO_SUCH_INSTANCE, INVALID_ARGUMENT = 0x0000, 0x0110, 0x0112, 0x0115  # PS3.7 annex C
 NO_SUCH_ACTION, NOT_AUTHORIZED, RESOURCE_LIMITATION = 0x0123, 0x0124, 0x0213
 
-_MOST = 100_000  # instances of one question
+MOST = 100_000  # instances of one question
 _GRACE = timedelta(seconds=10)  # the listener reports within it, or the sweep does
 _AFTER = 0.5  # seconds without another question: the answer goes first, and who hangs up at once has done so
 _ALONE = frozenset({StorageCommitmentPushModel, Verification})
@@ -67,6 +68,7 @@ def on_n_action(
         return _refuse(why.status, calling_ae, str(why)), None
     except SQLAlchemyError as why:
         return _refuse(PROCESSING_FAILURE, calling_ae, type(why).__name__), None
+    reach("commitment.asked")
     log.info("storage commitment asked for", extra={"calling_ae": calling_ae, "instances": len(instances)})
     answering.asked(event.assoc, number)
     return SUCCESS, None
@@ -85,8 +87,8 @@ def _read(event: Event, settings: Settings, calling_ae: str) -> tuple[str, dict[
     transaction_uid, named = read_request(event.action_information)
     if not is_uid(transaction_uid) or not named or not all(is_uid(uid) for pair in named for uid in pair):
         raise _Refused(INVALID_ARGUMENT, "no transaction UID, no instances, or a malformed UID")
-    if len(named) > _MOST:
-        raise _Refused(RESOURCE_LIMITATION, f"more than {_MOST} instances in one question")
+    if len(named) > MOST:
+        raise _Refused(RESOURCE_LIMITATION, f"more than {MOST} instances in one question")
     instances = {sop_uid: sop_class for sop_class, sop_uid in named}
     if len(set(named)) != len(instances):
         raise _Refused(INVALID_ARGUMENT, "one instance under two SOP classes")

@@ -20,6 +20,7 @@ from node.db.session import Database
 from node.domain.step import READ, StepState
 from node.domain.uid import UUID_ROOT, is_uid
 from node.errors import IllegalMove, NotFound
+from node.failpoints import reach
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ SUCCESS, INVALID_VALUE, PROCESSING_FAILURE, DUPLICATE = 0x0000, 0x0106, 0x0110, 
 NO_SUCH_INSTANCE, MISSING_ATTRIBUTE, MISSING_VALUE, NOT_AUTHORIZED = 0x0112, 0x0120, 0x0121, 0x0124
 ENDED = 0xA710
 
-_MOST_SERIES, _MOST_INSTANCES = 5_000, 200_000  # that one step names; more is no step of one study
+MOST_SERIES, MOST_INSTANCES = 5_000, 200_000  # that one step names; more is no step of one study
 _REFERENCES = ("ReferencedImageSequence", "ReferencedNonImageCompositeSOPInstanceSequence")
 
 
@@ -55,6 +56,8 @@ def on_n_create(
             studies = sorted(set(_studies(event.attribute_list)))
             if not steps.begin(session, sop_uid, studies, calling_ae=calling_ae, at=now()):
                 raise _Refused(DUPLICATE, "there is a step of this UID")
+            reach("mpps.written")
+        reach("mpps.recorded")
     except _Refused as why:
         return _refuse(why.status, calling_ae, str(why)), None
     except SQLAlchemyError as why:
@@ -78,6 +81,8 @@ def on_n_set(
         state, series = _state(changes), _series(changes)
         with database.transaction() as session:
             steps.change(session, sop_uid, state, series, calling_ae=calling_ae, at=now())
+            reach("mpps.written")
+        reach("mpps.recorded")
     except _Refused as why:
         return _refuse(why.status, calling_ae, str(why)), None
     except NotFound as why:
@@ -133,7 +138,7 @@ def _series(attributes: Dataset) -> dict[str, list[str]] | None:
         for keyword in _REFERENCES:
             named += [_uid(one.get("ReferencedSOPInstanceUID", "")) for one in item.get(keyword) or []]
         count += len(named)
-        if len(made) > _MOST_SERIES or count > _MOST_INSTANCES:
+        if len(made) > MOST_SERIES or count > MOST_INSTANCES:
             raise _Refused(INVALID_VALUE, "a step names more than any study has")
     return made
 

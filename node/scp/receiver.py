@@ -20,6 +20,7 @@ from pynetdicom import evt
 from pynetdicom._globals import APPLICATION_CONTEXT_NAME
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import N_ACTION, N_CREATE, N_SET
 from pynetdicom.pdu import (
     A_ABORT_RQ,
     A_ASSOCIATE_AC,
@@ -57,6 +58,7 @@ NO_SUCH_APPLICATION, NO_SUCH_VERSION, LIMIT_EXCEEDED = (0x01, 0x02), (0x02, 0x02
 _BEFORE_NO = 0.02  # seconds: pynetdicom takes a rejection that comes before it looks for an abort
 _LONGEST_COMMAND = 1 << 16  # bytes of a command set; real ones have a few hundred
 _LONGEST_MESSAGE = 1 << 25  # bytes of a data set that is no instance: e.g. a commitment request for 300,000 of them
+_ANSWERED = {N_CREATE: "mpps.answered", N_SET: "mpps.answered", N_ACTION: "commitment.answered"}
 
 
 def _certificate(connection: socket.socket) -> str | None:
@@ -346,6 +348,8 @@ class Receiver(Association):
             self.dimse.get_msg()
             self._serve_request(request, context_id)
             self._is_paused = True
+            if (place := _ANSWERED.get(type(request))) is not None:
+                reach(place)
         elif request is not None and self._reactor_checkpoint.is_set():
             self.dimse.get_msg()  # an answer that nobody waits for
 

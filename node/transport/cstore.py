@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, _config, build_context, evt
 from pynetdicom.events import Event
 from pynetdicom.presentation import PresentationContext
@@ -22,6 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated na
     Verification,
 )
 
+from node.dicom.classes import WRITTEN_IN
 from node.dicom.commitment import read_report
 from node.domain.peer import Answer, AnswerKind, CommitReport, OutgoingFile, Peer
 from node.errors import PeerAway, PeerBusy, PeerRefused
@@ -34,13 +34,12 @@ _config.STORE_SEND_CHUNKED_DATASET = True  # a file is sent as it lies on disk, 
 _MAX_CONTEXTS = 128  # PS3.8 9.3.2: identifiers are the odd numbers of one byte
 _WARNINGS = frozenset({0xB000, 0xB006, 0xB007})  # PS3.4 B.2.3: stored, with a remark
 _ALREADY_THERE = 0x0111  # PS3.7 C.5: duplicate SOP instance
-_TRANSIENT = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
-_OUT_OF_RESOURCES = 0xA700
-_INVALID_ARGUMENT = 0x0115  # PS3.7 C.4.2
+TRANSIENT = frozenset({0x0110, 0x0213})  # processing failure, resource limitation
+OUT_OF_RESOURCES = 0xA700
+INVALID_ARGUMENT = 0x0115  # PS3.7 C.4.2
 _GLANCE = 0.2  # seconds between two looks whether a report came
-_PENDING = frozenset({0xFF00, 0xFF01})
+PENDING = frozenset({0xFF00, 0xFF01})
 _SERVICES = frozenset({StorageCommitmentPushModel, StudyRootQueryRetrieveInformationModelFind})  # in any syntax
-_WRITTEN_IN = ExplicitVRLittleEndian  # every result
 _ENDED = "the association ended before this instance was sent"
 
 
@@ -89,7 +88,7 @@ class CStoreTransport:
 
     def takes(self, classes: Sequence[str]) -> frozenset[str]:
         """Return which of these SOP classes the peer takes; storage in the syntax that results are written in."""
-        contexts = [build_context(one) if one in _SERVICES else build_context(one, _WRITTEN_IN) for one in classes]
+        contexts = [build_context(one) if one in _SERVICES else build_context(one, WRITTEN_IN) for one in classes]
         with self._association([build_context(Verification), *contexts]) as association:
             return frozenset(str(one.abstract_syntax) for one in association.accepted_contexts)
 
@@ -112,7 +111,7 @@ class CStoreTransport:
 
         def on_report(event: Event) -> tuple[int, None]:
             if (report := read_report(event.event_information)) is None or report.transaction_uid != transaction_uid:
-                return _INVALID_ARGUMENT, None
+                return INVALID_ARGUMENT, None
             reports.put(report)
             return 0, None
 
@@ -140,7 +139,7 @@ class CStoreTransport:
         if "Status" not in status:
             # It took the association: away it is not. Some report before they answer, which ends it, too.
             raise PeerBusy(f"{self._peer.where} did not answer whether it commits itself")
-        if status.Status in _TRANSIENT:
+        if status.Status in TRANSIENT:
             raise PeerBusy(f"{self._peer.where} cannot look into storage commitment now: {status.Status:04X}")
         if status.Status != 0:
             raise PeerRefused(f"{self._peer.where} answered {status.Status:04X} to storage commitment")
@@ -235,7 +234,7 @@ def read_status(status: int) -> Answer:
     digits = f"{status:04X}"
     if status == 0 or status in _WARNINGS or status == _ALREADY_THERE:
         return Answer(kind=AnswerKind.ACCEPTED, status=digits)
-    if status in _TRANSIENT or status >> 8 == 0xA7:
+    if status in TRANSIENT or status >> 8 == 0xA7:
         return Answer(kind=AnswerKind.LATER, status=digits, reason=f"the peer answered {digits}: out of resources")
     return Answer(kind=AnswerKind.REFUSED, status=digits, reason=f"the peer answered {digits}: it does not take this")
 
@@ -272,9 +271,9 @@ def _found(answers: Iterator[tuple[Dataset, Dataset | None]], sop_uid: str, peer
     for status, identifier in answers:
         if "Status" not in status:
             raise PeerAway(f"{peer.where} did not answer a query")
-        if status.Status in _PENDING and identifier is not None:
+        if status.Status in PENDING and identifier is not None:
             found = found or identifier.get("SOPInstanceUID") == sop_uid
-        elif status.Status in _TRANSIENT or status.Status == _OUT_OF_RESOURCES:
+        elif status.Status in TRANSIENT or status.Status == OUT_OF_RESOURCES:
             raise PeerBusy(f"{peer.where} cannot be asked now: {status.Status:04X}")
         elif status.Status != 0:
             return None

@@ -130,7 +130,9 @@ def run(seed: int, minutes: float, db: str, folder: Path) -> tuple[dict[str, obj
 
 def report(figures: dict[str, object], verdict: Verdict, killed: Counter[str]) -> str:
     """Return what a stranger should know of a run, as Markdown."""
-    wrong = [*verdict.lost, *verdict.missing, *verdict.doubled, *verdict.wrong_patient, *verdict.unended]
+    wrong = [
+        *verdict.lost, *verdict.missing, *verdict.doubled, *verdict.wrong_patient, *verdict.unended, *verdict.untrue,
+    ]  # fmt: skip
     rows = [f"| {name} | {value} |" for name, value in figures.items()]
     return "\n".join([
         f"# Chaos on {figures['db']}: {'nothing' if not wrong else len(wrong)} wrong",

@@ -6,6 +6,7 @@ No line of the node decides here; its tables are read as a stranger would read t
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -17,6 +18,7 @@ from sqlalchemy import text
 from node.journal import Journal
 from tests.chaos.senders import Ledger, data_set
 from tests.chaos.stand import Stand
+from tests.chaos.talker import Said
 
 ENDED = {"done", "failed", "cancelled", "superseded", "not_applicable", "input_invalid"}
 UNSENT = {"queued", "sending", "unknown", "retry_wait", "acked"}  # acked: not yet found there
@@ -31,21 +33,25 @@ class Verdict:
     doubled: list[str] = field(default_factory=list)  # twice in the PACS, or nobody's
     wrong_patient: list[str] = field(default_factory=list)
     unended: list[str] = field(default_factory=list)  # neither finished nor given up with a reason
+    untrue: list[str] = field(default_factory=list)  # answered, reported or recorded, but not so
     seen: Counter[str] = field(default_factory=Counter)  # what was looked at
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.lost or self.missing or self.doubled or self.wrong_patient or self.unended)
+        return not (self.lost or self.missing or self.doubled or self.wrong_patient or self.unended or self.untrue)
 
 
-def judge(stand: Stand, ledger: Ledger) -> Verdict:
-    """Return what is wrong."""
+def judge(stand: Stand, ledger: Ledger, said: Said | None = None) -> Verdict:
+    """Return what is wrong, also with what the node was *said* and answered."""
     verdict = Verdict()
     tables = _tables(stand)
     _check_acknowledged(stand, ledger, tables, verdict)
     _check_ended(ledger, tables, verdict)
     _check_pacs(stand, ledger, tables, verdict)
+    if said is not None:
+        _check_steps(said, tables, verdict)
+        _check_commitment(ledger, said, verdict)
     return verdict
 
 
@@ -56,7 +62,8 @@ def at_rest(stand: Stand) -> bool:
     tables = _tables(stand)
     waiting = [row for row in tables["delivery"] if row["state"] in UNSENT]
     running = [row for row in tables["job"] if row["state"] not in ENDED]
-    return not waiting and not running and all(row["state"] != "open" for row in tables["study"])
+    silent = [row for row in tables["commit_request"] if row["reported_at"] is None]
+    return not (waiting or running or silent) and all(row["state"] != "open" for row in tables["study"])
 
 
 def _tables(stand: Stand) -> dict[str, list[dict[str, Any]]]:
@@ -65,7 +72,7 @@ def _tables(stand: Stand) -> dict[str, list[dict[str, Any]]]:
         with services.database.engine.execution_options(reading=True).connect() as connection:
             return {
                 name: [dict(row) for row in connection.execute(text(f"SELECT * FROM {name}")).mappings()]  # noqa: S608
-                for name in ("study", "instance", "job", "result", "delivery")
+                for name in ("study", "instance", "job", "result", "delivery", "step", "commit_request")
             }
     finally:
         services.database.engine.dispose()
@@ -152,3 +159,39 @@ def _check_missing(ledger: Ledger, tables: dict[str, Any], held: Counter[str], v
         verdict.missing += [
             f"study {study.number}: its {row['role']} is not in the PACS" for row in mine if not held[row["sop_uid"]]
         ]
+
+
+def _check_steps(said: Said, tables: dict[str, Any], verdict: Verdict) -> None:
+    """A step stands in the table if, and only if, it was said and answered; as far as it was said to be."""
+    rows = {row["sop_uid"]: row for row in tables["step"]}
+    verdict.untrue += said.odd
+    for uid in sorted(said.begun | said.ended.keys()):
+        verdict.seen["steps"] += 1
+        row = rows.pop(uid, None)
+        if row is None:
+            verdict.lost.append(f"step {uid} was answered, and no row tells of it")
+            continue
+        state = "completed" if uid in said.ended else "in progress"
+        made = json.loads(row["series"]) if isinstance(row["series"], str) else row["series"]
+        named = {one for uids in made.values() for one in uids}
+        if row["state"] != state or named != said.ended.get(uid, set()):
+            verdict.untrue.append(f"step {uid} is {row['state']} with {len(named)} instances, and was said {state}")
+    verdict.untrue += [f"step {uid} was never said" for uid in rows]
+
+
+def _check_commitment(ledger: Ledger, said: Said, verdict: Verdict) -> None:
+    """Every question has its report; what was acknowledged is committed, and nothing else."""
+    for transaction, instances in said.asked.items():
+        verdict.seen["questions"] += 1
+        if not said.of(transaction):
+            verdict.lost.append(f"question {transaction} has no report")
+        for there, lacking in said.of(transaction):
+            verdict.seen["reports"] += 1
+            if there | lacking != instances:
+                verdict.untrue.append(f"the report on {transaction} is about other instances")
+            if refused := lacking & ledger.acked.keys():
+                verdict.untrue.append(f"{len(refused)} acknowledged instances of {transaction} are not committed")
+            if there - ledger.acked.keys():
+                verdict.untrue.append(f"{transaction}: committed without ever having been acknowledged")
+    known = set(said.asked)
+    verdict.untrue += [f"a report on {name}, which nobody asked" for name, _, _ in said.reports if name not in known]

@@ -18,7 +18,7 @@ from node.domain.uid import UUID_ROOT, derive_uid
 from node.testing import part10, thorax_study
 
 SHAPE = (24, 96, 96)
-_CALLING = "CHAOSCT"
+CALLING = "CHAOSCT"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class Modality:
         self, study: Sent, left: Sequence[tuple[str, Path, str]], port: int, called: str
     ) -> list[tuple[str, Path, str]]:
         first = dcmread(left[0][1], stop_before_pixels=True)
-        ae = AE(ae_title=_CALLING)
+        ae = AE(ae_title=CALLING)
         ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 15
         ae.add_requested_context(first.SOPClassUID, first.file_meta.TransferSyntaxUID)
         association = ae.associate("127.0.0.1", port, ae_title=called)

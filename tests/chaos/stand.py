@@ -40,6 +40,7 @@ class Stand:
     log: Path | None = None  # none: a file in the folder
     port: int = field(default_factory=free_port)
     web_port: int = field(default_factory=free_port)
+    modality_port: int = field(default_factory=free_port)  # where the modality takes reports, if it does
     process: subprocess.Popen[bytes] | None = None
     called: str = "PACSAINODE"
 
@@ -58,7 +59,7 @@ class Stand:
         ]  # fmt: skip
         if self.postgres is not None:
             lines.append(f'database_url = "{self.postgres.url("node")}"')
-        lines.append('[[peer]]\nname = "ct"\nae_title = "CHAOSCT"\nport = 1')
+        lines.append(f'[[peer]]\nname = "ct"\nae_title = "CHAOSCT"\nport = {self.modality_port}\ntimeout = 5')
         lines.append(
             f'[[peer]]\nname = "pacs"\nae_title = "{self.orthanc.ae_title}"\nport = {self.proxy.port}\ntimeout = 5'
         )

@@ -305,6 +305,25 @@ def test_a_study_settles_when_the_modality_is_through_and_all_came(world: World)
     assert [event.what for event in world.story(study_uid=STUDY)] == ["mpps", "mpps", "settled"]
 
 
+def test_a_step_that_never_ends_is_waited_for_as_long_as_anything_is_heard(world: World) -> None:
+    """Half an hour after the last image or word; the reason tells of it, and what comes later is a new revision."""
+    images = synthetic_ct(slices=5)
+    step(world)
+    world.keep(*images[:4])
+    assert world.settle(1500) == []
+    step(world, state=StepState.IN_PROGRESS)
+    assert world.settle(1799) == []
+    assert world.study(STUDY).reason == "waits: the modality is still at it (MPPS in progress)"
+    (planned,) = world.settle(1)
+    told = "no instance for 60 s; the modality did not end its procedure step (MPPS) and was silent for 30 min"
+    assert told in planned.reason
+    assert told in world.study(STUDY).reason
+    world.keep(images[4])  # which takes a second
+    assert world.settle(1798) == []
+    (planned,) = world.settle(1)
+    assert world.study(STUDY).revision == 2
+
+
 def test_a_step_that_broke_off_decides_nothing_and_is_told(world: World) -> None:
     """Quiet time does; a second step that names a series which nobody sends here does not hold it up, either."""
     step(world)

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from node.domain.completion import LINGER, By, Evidence, Steps, Tally, Waits, compare, decide
 from node.testing import NOON
 
-WAITS = Waits(quiet=timedelta(seconds=60), longest=timedelta(minutes=90))
+WAITS = Waits(quiet=timedelta(seconds=60), longest=timedelta(minutes=90), patience=timedelta(minutes=30))
 OPENED = NOON - timedelta(minutes=5)
 SEEN = Evidence(opened_at=OPENED, last_at=NOON, here=412)
 WHOLE = Tally(peer="PACS", there=412, lacking=0, fresh=True)
 SHORT = replace(WHOLE, there=412, lacking=12)
 THROUGH = Steps(completed=1, named=412)
+SILENT = "the modality did not end its procedure step (MPPS) and was silent for 30 min"
 
 
 def seconds(most: int) -> st.SearchStrategy[timedelta]:
@@ -32,7 +33,8 @@ tallies = st.builds(
 )  # fmt: skip
 small = st.integers(0, 2)
 steps = st.builds(
-    Steps, in_progress=small, completed=small, discontinued=small, named=small, lacking=small, absent_series=small
+    Steps, in_progress=small, completed=small, discontinued=small, named=small, lacking=small, absent_series=small,
+    heard_at=st.none() | seconds(6000).map(lambda age: NOON - age),
 )
 evidence = st.builds(
     lambda age, silent, **rest: Evidence(opened_at=NOON - age - silent, last_at=NOON - silent, here=5, **rest),
@@ -40,8 +42,8 @@ evidence = st.builds(
     required=st.just(()), missing=st.sampled_from([(), ("FLAIR",)]), unasked=st.sampled_from(["", "away"]),
 )  # fmt: skip
 waits = st.builds(
-    lambda quiet, more: Waits(quiet=quiet, longest=quiet + more),
-    seconds(120).map(lambda t: t + timedelta(seconds=1)), seconds(5400),
+    lambda quiet, more, patience: Waits(quiet=quiet, longest=quiet + more, patience=patience),
+    seconds(120).map(lambda t: t + timedelta(seconds=1)), seconds(5400), seconds(4000),
 )  # fmt: skip
 every = settings(max_examples=400, deadline=None, derandomize=True)
 
@@ -141,6 +143,32 @@ def test_nothing_is_missed_by_not_looking_before_the_time_that_was_named(
             {"steps": Steps(in_progress=1), "tally": WHOLE}, 3, None,
             "waits: the modality is still at it (MPPS in progress)",
         ),
+        ({"steps": Steps(in_progress=1)}, 1799, None, "waits: the modality is still at it (MPPS in progress)"),
+        ({"steps": Steps(in_progress=1)}, 1800, By.QUIET, f"no instance for 60 s; {SILENT}"),
+        (
+            {"steps": Steps(in_progress=1, heard_at=NOON + timedelta(seconds=60))}, 1859, None,
+            "waits: the modality is still at it (MPPS in progress)",
+        ),
+        (
+            {"steps": Steps(in_progress=1, heard_at=NOON + timedelta(seconds=60))}, 1860, By.QUIET,
+            f"no instance for 60 s; {SILENT}",
+        ),
+        (
+            {"steps": Steps(in_progress=1, heard_at=OPENED)}, 1799, None,  # images are a word, too
+            "waits: the modality is still at it (MPPS in progress)",
+        ),
+        (
+            {"steps": Steps(in_progress=1), "tally": WHOLE}, 1800, By.COUNT,
+            f"PACS counts 412 of 412, 30 min after the last image; {SILENT}",
+        ),
+        (
+            {"steps": Steps(in_progress=1), "tally": SHORT}, 5400, By.LONGEST,
+            f"waited 90 min, the longest wait; only 400 of 412 came (PACS counts them); {SILENT}",
+        ),
+        (
+            {"steps": Steps(in_progress=1), "missing": ("FLAIR",)}, 1800, None,
+            "waits: required series 'FLAIR' did not come",
+        ),
         (
             {"steps": replace(THROUGH, lacking=2)}, 60, None,
             "waits: 2 instances that the modality made did not come (MPPS)",
@@ -166,6 +194,16 @@ def test_the_best_evidence_decides_and_says_so(changes: Any, after: float, by: B
     """One line each."""
     verdict = decide(replace(SEEN, **changes), WAITS, now=NOON + timedelta(seconds=after))
     assert (verdict.by, verdict.reason) == (by, reason)
+
+
+def test_a_modality_whose_association_is_open_is_waited_for_however_short_the_patience() -> None:
+    """Up to ten minutes after its last image."""
+    hasty = replace(WAITS, patience=timedelta(seconds=90))
+    seen = replace(SEEN, steps=Steps(in_progress=1), sending=("SCANNER",))
+    verdict = decide(seen, hasty, now=NOON + timedelta(seconds=599))
+    assert (verdict.by, verdict.look_at) == (None, NOON + LINGER)
+    assert decide(seen, hasty, now=NOON + LINGER).by is By.QUIET
+    assert decide(replace(seen, sending=()), hasty, now=NOON + timedelta(seconds=90)).by is By.QUIET
 
 
 def test_a_trickle_ends_at_the_longest_wait() -> None:
