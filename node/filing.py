@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _TOGETHER = 64  # instances of one transaction
 _LULL = 0.03  # seconds without a new instance: now the disk and the processor have time for files
+_IDLE = 0.1  # seconds of it after which there is time for other things
 _LONGEST = 1.0  # seconds that an instance waits for a lull
 _AGAIN = 0.5  # seconds between two tries
 _PATIENCE = 2.0  # seconds in which trouble may end by itself, before a sender is asked to come again
@@ -48,7 +49,11 @@ SetApart = Callable[[Logged, Exception], None]
 class Filing:
     """What waits in journals to be filed, and the thread that does it from `start` until `finish`."""
 
-    def __init__(self, file_all: FileAll, hopeless: Callable[[Exception], bool], set_apart: SetApart) -> None:
+    def __init__(
+        self, file_all: FileAll, hopeless: Callable[[Exception], bool], set_apart: SetApart, idle: Callable[[], bool]
+    ) -> None:
+        """*idle* does a little of what has time when nothing waits; returns whether there is more of it."""
+        self._idle, self._has_time = idle, False
         self._file_all, self._hopeless, self._set_apart = file_all, hopeless, set_apart
         self._waiting: deque[tuple[Logged, float]] = deque()  # with the time when it came, monotonic seconds
         self._added = self._struck = self._wanted = 0  # all that ever came, was filed, shall be filed without a pause
@@ -63,6 +68,12 @@ class Filing:
     def start(self) -> None:
         """Begin to file."""
         self._thread.start()
+
+    def find_work(self) -> None:
+        """Tell that there is something to do where nothing waits."""
+        with self._changed:
+            self._has_time = True
+            self._changed.notify_all()
 
     def add(self, logged: Sequence[Logged]) -> None:
         """Have these filed, after all that came before."""
@@ -131,7 +142,10 @@ class Filing:
         return filed
 
     def _work(self) -> None:
-        while batch := self._next():
+        while (batch := self._next()) is not None:
+            if not batch:
+                self._has_time = self._idle()
+                continue
             whys = self._try(batch)
             good = next((place for place, why in enumerate(whys) if why is not None), len(batch))
             self._strike(batch[:good])
@@ -144,13 +158,14 @@ class Filing:
         except Exception as why:  # noqa: BLE001 - it is told to whoever sends, and tried again
             return [why] * len(batch)
 
-    def _next(self) -> list[Logged]:
-        """Wait for a good moment; return what is to be filed now, nothing where all is over."""
+    def _next(self) -> list[Logged] | None:
+        """Wait for a good moment; return what is to be filed now, nothing where there is time, None at the end."""
         with self._changed:
             while not self._over:
                 now = time.monotonic()
                 if not self._waiting:
-                    self._changed.wait()
+                    if not self._changed.wait(_IDLE if self._has_time else None) and not self._waiting:
+                        return []
                     continue
                 due = min(self._newest + _LULL, self._waiting[0][1] + _LONGEST)
                 if now >= due:
@@ -158,7 +173,7 @@ class Filing:
                 if self._struck < self._wanted:
                     return [logged for logged, _ in islice(self._waiting, _TOGETHER)]
                 self._changed.wait(due - now)
-        return []
+        return None
 
     def _strike(self, batch: Sequence[Logged]) -> None:
         """Strike what is filed, here and in its journal."""

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import struct
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -32,10 +33,11 @@ _MAGIC = b"PACSJRN1"
 # lap, number, lengths of what is said of the data and of the data, SHA-256 of the data; a CRC over all but the data
 _HEAD = struct.Struct("<8sQQII32s")
 _CRC = struct.Struct("<I")
-_MARK = struct.Struct("<8sQ")
+_MARK = struct.Struct("<8sQQ")  # the last number that is filed, and up to where the file is prepared
 _PAGE = 4096  # records begin on one: what is not overwritten whole would have to be read first
 _MARKS = 2  # written in turn: one of them is whole, whenever the power goes
 _HALVES = 2
+_STRETCH = 4 << 20  # bytes that are prepared at once
 
 
 class JournalFull(Exception):
@@ -75,14 +77,16 @@ class _Half:
 
 
 class Journal:
-    """A file of a fixed size. One thread appends, another one reads and marks; both may at once."""
+    """A file of a fixed size. One thread appends, another one reads, marks and prepares; both may at once."""
 
     def __init__(self, path: Path, file: int, size: int) -> None:
-        self.path, self._file = path, file
+        self.path, self.size, self._file = path, size, file
         half = (size - _MARKS * _PAGE) // _HALVES // _PAGE * _PAGE
         starts = [_MARKS * _PAGE + turn * half for turn in range(_HALVES)]
         self._halves = [_Half(start, start + half, start) for start in starts]
         self._lap, self._number, self._filed, self._marked_at = 1, 0, 0, 0
+        self._prepared = _MARKS * _PAGE  # what lies before it was written once: a sync has nothing more to say of it
+        self._alone = threading.Lock()  # of the place where the next record goes
         self._is_broken = False  # a write or sync failed: what lies behind it could not be found again
 
     @classmethod
@@ -132,7 +136,8 @@ class Journal:
         said = json.dumps({"calling_ae": record.calling_ae, "at": record.at.isoformat()}).encode()
         head = _HEAD.size + len(said) + _CRC.size
         length = -(-(head + len(record.data)) // _PAGE) * _PAGE
-        place = self._room(length)
+        with self._alone:
+            place = self._room(length)
         if place is None:
             return None
         number = self._number + 1
@@ -156,6 +161,7 @@ class Journal:
             self._halves, self._lap = [other, half], self._lap + 1
             half, other.at = other, other.start
         half.at += length
+        self._prepared = max(self._prepared, half.at)  # nobody writes zeros where a record is going to be
         return half.at - length
 
     def read(self, entry: Entry, buffer: memoryview) -> memoryview:
@@ -166,12 +172,33 @@ class Journal:
 
     def mark(self, number: int, *, durably: bool) -> None:
         """Note that all entries up to *number* are filed; where not *durably*, the next append makes it so."""
-        page = _MARK.pack(_MAGIC, number)
+        page = _MARK.pack(_MAGIC, number, self._prepared)
         self._marked_at = (self._marked_at + 1) % _MARKS
         os.pwrite(self._file, page + _CRC.pack(zlib.crc32(page)), self._marked_at * _PAGE)
         if durably:
             os.fdatasync(self._file)
         self._filed = number
+
+    def prepare(self) -> bool:
+        """Write zeros where nothing was written yet, a stretch of it; return whether there is more to do.
+
+        The first write to a place changes what the file system has to say of the file, and a sync waits for that, too:
+        it takes twice as long as one over what was written before.
+        """
+        with self._alone:
+            length = min(_STRETCH, max(half.end for half in self._halves) - self._prepared)
+            if length <= 0 or self._is_broken:
+                return False
+            os.pwrite(self._file, bytes(length), self._prepared)
+            self._prepared += length
+        self.mark(self._filed, durably=True)
+        return True
+
+    def begin_anew(self) -> None:
+        """Take into use what a process left that has filed everything and closed it, or died behind its last mark."""
+        self._lap += 1
+        for half in self._halves:
+            half.at, half.last = half.start, 0
 
     def close(self, *, remove: bool) -> None:
         """Let go of the journal; *remove* one of which everything is filed."""
@@ -210,16 +237,18 @@ class Journal:
         return found
 
     def _entries(self, *, checked: bool) -> list[Entry]:
-        self._filed = max(self._marked(turn) for turn in range(_MARKS))
+        self._filed, self._prepared = max(self._marked(turn) for turn in range(_MARKS))
+        self._number = self._filed
         found = [entry for half in self._halves for entry in self._of(half, checked=checked)]
         return sorted(found, key=lambda entry: entry.number)
 
-    def _marked(self, turn: int) -> int:
+    def _marked(self, turn: int) -> tuple[int, int]:
+        """Return what a mark says: the last number that is filed, and up to where the file is prepared."""
         page = os.pread(self._file, _MARK.size + _CRC.size, turn * _PAGE)
         if len(page) < _MARK.size + _CRC.size or _CRC.unpack(page[_MARK.size :])[0] != zlib.crc32(page[: _MARK.size]):
-            return 0
-        magic, number = _MARK.unpack(page[: _MARK.size])
-        return int(number) if magic == _MAGIC else 0
+            return 0, _MARKS * _PAGE
+        magic, number, prepared = _MARK.unpack(page[: _MARK.size])
+        return (number, prepared) if magic == _MAGIC else (0, _MARKS * _PAGE)
 
     def _of(self, half: _Half, *, checked: bool) -> Iterator[Entry]:
         """Yield what is not filed of the last lap through a half, *checked*: where its bytes are whole."""
@@ -244,3 +273,4 @@ class Journal:
                 else:  # as a rule one that a power cut came before: nobody was told success
                     log.error("an instance in the journal is not whole", extra={"calling_ae": told["calling_ae"]})
             lap, place = of_lap, -(-(data_at + size) // _PAGE) * _PAGE
+            self._lap, self._number = max(self._lap, lap), max(self._number, number)

@@ -42,29 +42,37 @@ class _Note(Waiting):
 class Logbook:
     """Takes instances of a usual size, from `open` until `close`; a thread of its own files them.
 
-    A disk without room for a journal is told and done without: then `memory` is None, and every instance has its file
-    and its row before success is said.
+    A disk without room for a journal is told and done without, as is a *size* of 0: then `memory` is None, and every
+    instance has its file and its row before success is said.
     """
 
     def __init__(self, store: Store, keep_all: KeepAll, as_kept: AsKept, *, size: int) -> None:
         self._store, self._keep_all, self._as_kept, self._size = store, keep_all, as_kept, size
         self._notes = Together(self._append)
-        self._filing = Filing(self._file, _is_hopeless, self._set_apart)
+        self._filing = Filing(self._file, _is_hopeless, self._set_apart, self._prepare)
         self._journal: Journal | None = None
         self._memories: list[memoryview] = []  # that nobody uses
 
     def open(self) -> None:
         """Begin: first with what dead listeners left in their journals."""
         for journal, entries in Journal.left_behind(self._store.journals):
-            self._filing.add_left_behind(journal, self._left(journal, entries))
+            if entries or self._journal is not None or journal.size != self._size:
+                self._filing.add_left_behind(journal, self._left(journal, entries))
+            else:
+                journal.begin_anew()
+                self._journal = journal
         self._filing.start()
-        self._renew()
+        if self._journal is None:
+            self._renew()
+        else:
+            self._filing.find_work()
 
     def close(self, limit: float) -> None:
         """File what is in the journal, *limit* seconds at most; what is left is filed at the next start."""
         journal, self._journal = self._journal, None
-        if self._filing.finish(limit) and journal is not None:
-            journal.close(remove=True)
+        self._filing.finish(limit)
+        if journal is not None:
+            journal.close(remove=False)  # the next listener takes it into use, prepared as it is
 
     def rest(self, limit: float = _ROOM_SECONDS) -> bool:
         """Wait until all that was noted is in the table, *limit* seconds at most; return whether it is."""
@@ -121,10 +129,22 @@ class Logbook:
         self._filing.retire(journal)
         self._renew()
 
+    def _prepare(self) -> bool:
+        """Make the journal ready where nothing was written yet; return whether there is more to do."""
+        journal = self._journal
+        try:
+            return journal is not None and journal.prepare()
+        except OSError as why:  # whoever appends will hear of it
+            log.error("the journal could not be prepared: %s", failure(why))
+            return False
+
     def _renew(self) -> None:
         self._journal = None
+        if not self._size:
+            return
         try:
             self._journal = Journal.create(self._store.journals, self._size)
+            self._filing.find_work()
         except OSError as why:
             log.error("no journal: every instance is filed by itself", extra={"why": why.strerror or str(why)})
 

@@ -85,8 +85,7 @@ def scp(home: Home = None, parent: Parent = 0) -> None:
     services = build(settings, "scp")
     _raise_descriptors()
     intake = services.intake()
-    if settings.journal_mib:
-        intake.open_logbook(settings.journal_mib << 20)
+    intake.open_logbook(settings.journal_mib << 20)
     sendings = Sendings(services.database, services.now, intake.rest)
     door = start_scp(settings, intake, sendings)
     while not stopped.wait(_LOOK):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import random
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from node import journal as module
 from node.journal import Entry, Journal, JournalFull, Record
 from node.store import sha256_hex
 
@@ -65,8 +67,11 @@ def test_what_is_filed_is_not_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_lap_after_lap_all_that_is_not_filed_is_found(seed: int, tmp_path: Path) -> None:
-    """Records of all sizes through both halves, filed late or soon, killed at any moment."""
+def test_lap_after_lap_all_that_is_not_filed_is_found(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records of all sizes through both halves, filed late or soon, prepared between, killed at any moment."""
+    monkeypatch.setattr(module, "_STRETCH", 50_000)
     choice = random.Random(seed)
     journal = Journal.create(tmp_path, MIB)
     data: list[bytes] = []
@@ -83,6 +88,8 @@ def test_lap_after_lap_all_that_is_not_filed_is_found(seed: int, tmp_path: Path)
             assert [entry.number for entry in entries] == [len(data) + turn + 1 for turn in range(len(entries))]
             data += together[: len(entries)]
             together = together[len(entries) :]
+        if choice.random() < 0.3:
+            journal.prepare()
         if choice.random() < 0.2:
             filed = choice.randrange(filed, len(data) + 1)
             journal.mark(filed, durably=False)
@@ -135,6 +142,58 @@ def test_a_mark_that_was_cut_short_leaves_the_one_before(tmp_path: Path) -> None
     damage(journal, 8)  # the second mark stands in the first place
     killed(journal)
     assert [content for _, content in left(tmp_path)] == [b"second", b"third"]
+
+
+def test_what_is_prepared_while_records_come_never_goes_over_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread appends as fast as it can, another one writes zeros all the while."""
+    monkeypatch.setattr(module, "_STRETCH", 8192)
+    journal = Journal.create(tmp_path, 8 * MIB)
+    over = threading.Event()
+
+    def prepare() -> None:
+        while journal.prepare() and not over.is_set():
+            pass
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    data = [bytes([turn]) * (turn * 37 % 9000) for turn in range(250)]
+    for one in data:
+        journal.append([record(one)])
+    over.set()
+    thread.join()
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == data
+
+
+def test_a_journal_is_prepared_to_its_end_once(tmp_path: Path) -> None:
+    """Who takes it into use later knows."""
+    journal = Journal.create(tmp_path, 10 * MIB)
+    assert [journal.prepare() for _ in range(4)] == [True, True, True, False]
+    killed(journal)
+    ((again, _),) = Journal.left_behind(tmp_path)
+    assert not again.prepare()
+    killed(again)
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 7])
+def test_a_journal_is_taken_into_use_anew_and_what_was_in_it_stays_forgotten(rounds: int, tmp_path: Path) -> None:
+    """Start after start: numbers and laps go on, nothing of before comes back."""
+    journal = Journal.create(tmp_path, MIB)
+    number = 0
+    for turn in range(rounds):
+        for _ in range(turn + 2):
+            number = journal.append([record(bytes(150_000))])[0].number
+            journal.mark(number, durably=False)
+        killed(journal)
+        ((journal, entries),) = Journal.left_behind(tmp_path)
+        assert entries == []
+        journal.begin_anew()
+    assert journal.append([record(b"new")])[0].number == number + 1
+    assert [entry.number for entry in Journal.waiting(tmp_path)] == [number + 1]
+    killed(journal)
+    assert [content for _, content in left(tmp_path)] == [b"new"]
 
 
 def test_a_living_process_keeps_its_journal(tmp_path: Path) -> None:

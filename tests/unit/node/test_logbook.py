@@ -83,7 +83,7 @@ def never(*_: object) -> list[Exception | None]:
 
 
 def test_what_is_acknowledged_is_filed_in_order_with_its_bytes(world: World, opened: Opened) -> None:
-    """The rows come in the order of the answers; files are what was sent; of the journal nothing is left."""
+    """The rows come in the order of the answers; files are what was sent; in the journal nothing is left."""
     intake, images = opened(), synthetic_ct(slices=130)
     keep(intake, *images)
     assert intake.rest(30)
@@ -94,7 +94,7 @@ def test_what_is_acknowledged_is_filed_in_order_with_its_bytes(world: World, ope
     assert list((world.store.root / "incoming").iterdir()) == []
     assert intake.logbook is not None
     intake.logbook.close(limit=10)
-    assert list(world.store.journals.iterdir()) == []
+    assert Journal.waiting(world.store.journals) == []
 
 
 def test_a_lull_is_enough(world: World, opened: Opened) -> None:
@@ -153,6 +153,41 @@ def test_what_a_killed_listener_left_is_filed_by_the_next(
     assert opened().rest(30)
     assert len(rows(world)) == 5
     assert len(list(world.store.journals.iterdir())) == 2  # of the two that live
+
+
+def test_the_next_listener_takes_the_journal_into_use(world: World, opened: Opened) -> None:
+    """It is prepared once, not at every start; one of another size goes."""
+    for turn, image in enumerate(synthetic_ct(slices=3)):
+        intake = opened()
+        keep(intake, image)
+        assert intake.logbook is not None
+        intake.logbook.close(limit=10)
+        assert len(rows(world)) == turn + 1
+        assert len(list(world.store.journals.iterdir())) == 1
+    smaller = Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node")
+    smaller.open_logbook(SIZE // 2)
+    assert [path.stat().st_size for path in world.store.journals.iterdir()] == [SIZE // 2]
+    assert smaller.logbook is not None
+    smaller.logbook.close(limit=10)
+
+
+def test_without_a_journal_of_its_own_a_listener_files_what_others_left(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """journal_mib was set to 0 since."""
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "keep_instances", never)
+        patch.setattr("node.intake._PATIENCE", 0.0)
+        intake = opened()
+        keep(intake, *synthetic_ct(slices=1))
+        killed(intake)
+    none = Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node")
+    none.open_logbook(0)
+    keep(none, *synthetic_ct(slices=2, uid_prefix="2.25.88"))
+    assert len(rows(world)) == 3
+    assert list(world.store.journals.iterdir()) == []
+    assert none.logbook is not None
+    none.logbook.close(limit=10)
 
 
 def test_what_was_filed_before_the_kill_is_not_filed_again(world: World, opened: Opened) -> None:
