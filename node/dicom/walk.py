@@ -16,6 +16,7 @@ _SHORT = frozenset(
 )  # fmt: skip
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_NO_ELEMENT = 0xFFFE0000
 _DEEPEST = 32  # sequences in sequences; real ones have five or six
 _LONGEST_VALUE = 1 << 16  # bytes that are kept of one that is wanted
 _CUT = "is cut short"  # an element claims bytes behind the end
@@ -53,6 +54,8 @@ class Walk:
             tag, length = self._element()
             if length != _UNDEFINED and length > end - self._place:
                 raise Damaged(_CUT)
+            if tag >= _NO_ELEMENT:
+                raise Unusual  # an item outside of a sequence, or the end of one
             if tag in stops:
                 break
             if tag in wanted:

@@ -71,8 +71,9 @@ def element(tag: tuple[int, int], length: int, value: bytes = b"") -> bytes:
         (element((8, 0x1140), 0xFFFFFFFF) + element((8, 0x18), 0), Unusual),
         (element((8, 0x18), 0xFFFFFFFF) + element((0xFFFE, 0xE0DD), 0), Unusual),
         ((element((8, 0x1140), 0xFFFFFFFF) + element((0xFFFE, 0xE000), 0xFFFFFFFF)) * 5000, Damaged),
+        (element((0xFFFE, 0xE00D), 0) + element((8, 0x18), 4, b"1.23"), Unusual),
     ],
-    ids=["value", "head", "sequence", "no item", "wanted", "deep"],
+    ids=["value", "head", "sequence", "no item", "wanted", "deep", "the end of no item"],
 )
 def test_what_is_cut_or_odd_is_said(data: bytes, error: type[Exception]) -> None:
     """B16, B18, B22: cut in an element, in a head, in a sequence; five thousand sequences in one another."""
