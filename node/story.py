@@ -164,7 +164,7 @@ def _open_ends(
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """Return what the study waits for, and what a person should do."""
     if study.state is StudyState.CONFLICT:
-        return ["a person's decision of whose it is, and whether it is right as it stands"], [f"pacs-node resolve {study.uid}"]
+        return ["a person's decision of whose it is, as it stands"], [f"pacs-node resolve {study.uid}"]
     waits: list[str] = []
     steps: list[str] = []
     if study.state is StudyState.OPEN:
