@@ -47,6 +47,8 @@ def guide(name: str, inputs: int, *, seed: int, findings: Path, count: Count, gr
     count.inputs, count.guided = count.inputs + tried, count.guided + tried
     count.covered = max([0, *map(int, re.findall(r"cov: (\d+)", run.stderr))])
     count.seconds += time.monotonic() - began
+    if "run interrupted" in run.stderr:
+        raise KeyboardInterrupt
     if run.returncode:
         hangs = "libFuzzer: timeout" in run.stderr
         count.crashes, count.hangs = count.crashes + (not hangs), count.hangs + hangs

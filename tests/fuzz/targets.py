@@ -31,6 +31,7 @@ _STATUSES = {0x0000, 0x0106, 0x0110, 0x0111, 0x0112, 0x0113, 0x0115, 0x0118, 0x0
              0x0211, 0x0213, 0xA700, 0xA710, 0xA900, 0xC000}  # fmt: skip
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _RELEASE = pdu(5, bytes(4))
+_HELD_BY_A_SOCKET = 60_000  # bytes that can be sent while nobody reads
 _COMPARED = {  # where the VR is what it should be
     "SOPInstanceUID": ("UI", "sop_uid"), "SOPClassUID": ("UI", "sop_class"), "StudyInstanceUID": ("UI", "study_uid"),
     "SeriesInstanceUID": ("UI", "series_uid"), "Rows": ("US", "rows"), "Columns": ("US", "columns"),
@@ -307,8 +308,10 @@ class Outside(Target):
         ours, theirs = socket.socketpair()
         try:
             ours.setblocking(False)
-            self._run(ours, theirs, data)
+            self._run(ours, theirs, data[:_HELD_BY_A_SOCKET])
         finally:
+            for guest in list(self._listener._guests):
+                self._listener._leave(guest)
             ours.close()
             theirs.close()
 
