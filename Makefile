@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate conformance constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,11 @@ chaos: ## kill -9 everything, over and over, and count what is left: SEED=.. MIN
 test-mutants: ## take one guard away at a time: some test must notice each
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.chaos.mutants
+
+INPUTS ?= 100000
+fuzz: ## hostile bytes at the front door, by grammar and guided by coverage: INPUTS=.. SEED=..
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m tests.fuzz --inputs $(INPUTS) --seed $(SEED)
 
 test-viewers: ## every kind of result in OHIF and dwv, in a real browser (needs npm)
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

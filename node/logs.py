@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import PurePath
 from typing import Any, TextIO, cast
@@ -28,6 +29,9 @@ def set_up_logging(role: str, *, level: str = "INFO", form: str = "text", stream
     root.setLevel(level)
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.WARNING)
+    # pydicom tells of a value that breaks its VR twice, by its logger and by `warnings`, and quotes it both times.
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"pydicom\.")
 
 
 class _Lossy:

@@ -14,6 +14,7 @@ from node.errors import NotFound, UnreadableInstance
 from node.intake import Intake
 from node.store import Store, sha256_hex
 
+_PREAMBLE = 128  # bytes that are nobody's (PS3.10 7.1), where another program could hide
 _CHANGED = "its bytes are not those that were received under this name: it was cut short, or changed"
 _NO_INSTANCE = "it is a part of a result set whose job nobody knows"
 _WHOLE = "it is whole; why it lies here can no longer be seen"
@@ -59,7 +60,7 @@ class Quarantine:
             raise UnreadableInstance(f"{name} is not let in: {reason}")
         with self._database.reading() as session:
             sender = whole.sender_of(session, facts.study_uid)
-        self._intake.keep(data, calling_ae=sender)
+        self._intake.keep(bytes(_PREAMBLE) + data[_PREAMBLE:], calling_ae=sender)
         self._store.drop_quarantined(name)
         with self._database.transaction() as session:
             at = self._now()

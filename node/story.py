@@ -102,7 +102,7 @@ _STUDY_WORDS: dict[str, Callable[[Event], str]] = {
     "association broke off": lambda _: "an association broke off before its end; what it brought is kept",
     "reopened": lambda _: "a late instance came: the study opened again",
     "planned again": lambda _: "a person has it planned again",
-    "conflict": lambda _: "an instance named another patient: everything of the study stopped",
+    "conflict": lambda e: f"{e.detail.partition(';')[0]}: everything of it stopped",
     "conflict resolved": lambda e: f"a person decided of which patient the study is: {e.detail}",
 }
 
@@ -164,7 +164,7 @@ def _open_ends(
 ) -> tuple[list[str], list[str]]:  # fmt: skip
     """Return what the study waits for, and what a person should do."""
     if study.state is StudyState.CONFLICT:
-        return ["a person's decision of which patient it is"], [f"pacs-node resolve {study.uid}"]
+        return ["a person's decision of whose it is, as it stands"], [f"pacs-node resolve {study.uid}"]
     waits: list[str] = []
     steps: list[str] = []
     if study.state is StudyState.OPEN:

@@ -12,6 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 20.0  # seconds for threads that are about to end
+os.environ.setdefault("PACS_NODE_JOURNAL_MIB", "32")  # of each of the many listeners that tests start
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -235,6 +235,7 @@ def _statuses() -> dict[str, tuple[Status, ...]]:
         "echo": statuses.answers(statuses.ECHO), "store": statuses.answers(statuses.STORE),
         "action": statuses.answers(statuses.ACTION), "failures": statuses.answers(statuses.FAILURES),
         "report": statuses.answers(statuses.REPORT), "step": statuses.answers(statuses.STEP),
+        "not_served": statuses.answers(statuses.NOT_SERVED),
         "store_user": statuses.store_answers(), "find_user": statuses.find_answers(),
         "action_user": statuses.action_answers(), "failures_user": statuses.failure_reasons(),
         "report_user": statuses.report_answers(),

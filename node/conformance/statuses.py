@@ -10,7 +10,7 @@ from node import commitment as reasons
 from node.db.commitments import NEVER
 from node.dicom.commitment import ALL_COMMITTED, SOME_FAILED
 from node.domain.peer import AnswerKind
-from node.scp import commitment, handlers, mpps, receiver, storing
+from node.scp import commitment, handlers, messages, mpps, receiver, storing
 from node.transport import cstore
 from node.transport.cstore import read_status
 
@@ -18,7 +18,7 @@ _LAST = 0xFFFF
 
 #: What we answer to C-STORE (PS3.4 B.2.3, PS3.7 C.5).
 STORE = {
-    storing.SUCCESS: "the instance is durable: its data, its folder's entry and its row are synced",
+    storing.SUCCESS: "the instance is durable: synced in the journal, or in its file with name and row",
     storing.OUT_OF_RESOURCES: "no room, larger than `max_instance_bytes`, or it could not be made durable: send it "
     "again later",
     storing.NOT_THE_CLASS: "the data set is not the announced instance, or what was announced is no UID",
@@ -34,12 +34,21 @@ REPORT = {
     handlers.SUCCESS: "the report is in the table",
     handlers.NO_SUCH_EVENT: f"another event type than {ALL_COMMITTED} or {SOME_FAILED}",
     handlers.INVALID_ARGUMENT: "a transaction that was never asked for",
+    handlers.PROCESSING_FAILURE: "its data set cannot be read",
+}
+
+#: What we answer to a request that is not served; the association lives on.
+NOT_SERVED = {
+    messages.UNRECOGNISED_OPERATION: "the operation is not one of those above on this presentation context",
+    messages.CLASS_NOT_SUPPORTED: "a C- request names another class than its presentation context is for",
+    messages.NO_SUCH_CLASS: "an N- request names another class than its presentation context is for",
 }
 
 #: What we answer to N-ACTION of storage commitment (PS3.4 J.3.2).
 ACTION = {
     commitment.SUCCESS: "the question stands in the table: a crash loses none",
-    commitment.PROCESSING_FAILURE: "it could not be written: ask again",
+    commitment.PROCESSING_FAILURE: "it could not be written, or what was acknowledged is not filed yet: ask again; or "
+    "its data set cannot be read",
     commitment.NO_SUCH_INSTANCE: "another instance than the well-known one",
     commitment.INVALID_ARGUMENT: "no or a malformed transaction UID, no instances, a malformed UID, one instance under "
     "two classes, or a transaction UID that this peer used for other instances",
@@ -60,7 +69,7 @@ STEP = {
     mpps.SUCCESS: "it stands in the table",
     mpps.INVALID_VALUE: "a status or UID that cannot be; a step that begins otherwise than IN PROGRESS; more than "
     f"{mpps.MOST_SERIES:,} series or {mpps.MOST_INSTANCES:,} instances",
-    mpps.PROCESSING_FAILURE: "it could not be written: say it again; with error ID "
+    mpps.PROCESSING_FAILURE: "it could not be written: say it again; or its data set cannot be read; with error ID "
     f"{mpps.ENDED:04X}: the step has ended, and is not changed",
     mpps.DUPLICATE: "N-CREATE: the step is known",
     mpps.NO_SUCH_INSTANCE: "N-SET: the step is not known",

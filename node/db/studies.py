@@ -74,7 +74,7 @@ class Recorded:
 
     is_new: bool  # False: the same bytes were recorded before
     is_ours: bool  # the node made it itself
-    in_conflict: bool  # the instances of its study name different patients
+    in_conflict: bool  # its study waits for a person's decision
 
 
 @dataclass(slots=True)
@@ -106,11 +106,13 @@ def keep_instances(session: Session, arrivals: Sequence[tuple[Kept, bool]]) -> l
         is_new = connection.execute(insert.instance, _instance_values(kept)).first() is not None
         standing = standings[kept.facts.study_uid]
         if is_new:
-            if kept.facts.sop_uid in versions:
+            place = (kept.facts.study_uid, kept.facts.series_uid)
+            places = versions.setdefault(kept.facts.sop_uid, set())
+            if places:
                 same = {"study": kept.facts.study_uid, "sop": kept.facts.sop_uid, "sha": kept.content_sha}
                 connection.execute(_OLDER, same)
-            versions.add(kept.facts.sop_uid)
-            _touch(session, standing, kept, wakes=wakes and not is_ours)
+            _touch(session, standing, kept, wakes=wakes and not is_ours, moved=bool(places) and place not in places)
+            places.add(place)
         made.append(Recorded(is_new, is_ours, standing.state == StudyState.CONFLICT))
     changed = [{"key": uid, **_changes(one)} for uid, one in standings.items() if one.added]
     if changed:
@@ -139,12 +141,16 @@ def _lock(connection: Connection, insert: _Inserts, kepts: Sequence[Kept]) -> di
     }
 
 
-def _known(connection: Connection, sop_uids: Sequence[str]) -> tuple[set[str], set[str]]:
-    """Return which of these instances are the node's own results, and of which a version is there."""
-    found: dict[str, set[str]] = {"result": set(), "instance": set()}
+def _known(connection: Connection, sop_uids: Sequence[str]) -> tuple[set[str], dict[str, set[tuple[str, str]]]]:
+    """Return which of these instances are the node's own results, and in which study and series versions are there."""
+    ours: set[str] = set()
+    versions: dict[str, set[tuple[str, str]]] = {}
     for row in connection.execute(_KNOWN, {"sop_uids": sop_uids}):
-        found[row.place].add(row.sop_uid)
-    return found["result"], found["instance"]
+        if row.place == "result":
+            ours.add(row.sop_uid)
+        else:
+            versions.setdefault(row.sop_uid, set()).add((row.study_uid, row.series_uid))
+    return ours, versions
 
 
 def _changes(standing: _Standing) -> dict[str, Any]:
@@ -154,12 +160,13 @@ def _changes(standing: _Standing) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _touch(session: Session, study: _Standing, kept: Kept, *, wakes: bool) -> None:
-    """Note on the study that an instance came."""
+def _touch(session: Session, study: _Standing, kept: Kept, *, wakes: bool, moved: bool) -> None:
+    """Note on the study that an instance came; *moved*: its UID was known in another series or study."""
     at, study_uid = kept.at, kept.facts.study_uid
-    if study.patient_id != kept.facts.patient_id and study.state != StudyState.CONFLICT:
+    what = _PATIENTS if study.patient_id != kept.facts.patient_id else _PLACES if moved else ""
+    if what and study.state != StudyState.CONFLICT:
         study.state = StudyState.CONFLICT
-        study.reason = "instances of this study name different patients; no model runs until a person decides"
+        study.reason = f"{what}; no model runs until a person decides"
         events.record(session, "conflict", who=kept.calling_ae, at=at, detail=study.reason, study_uid=study_uid)
     if wakes:
         study.last_at, study.look_at = max(study.last_at, at), None
@@ -169,12 +176,19 @@ def _touch(session: Session, study: _Standing, kept: Kept, *, wakes: bool) -> No
     study.added += 1
 
 
+_PATIENTS = "instances of this study name different patients"
+_PLACES = "an instance of this study came before as one of another series or study"
 _STUDY, _SERIES, _INSTANCE = (Base.metadata.tables[name] for name in ("study", "series", "instance"))
 # Made once: an instance passes through each of them, and to build one takes longer than to run it.
 _SOP_UIDS: BindParameter[str] = bindparam("sop_uids", expanding=True)
 _KNOWN = union_all(
-    select(literal("result").label("place"), ResultRow.sop_uid).where(ResultRow.sop_uid.in_(_SOP_UIDS)),
-    select(literal("instance"), _INSTANCE.c.sop_uid).where(_INSTANCE.c.sop_uid.in_(_SOP_UIDS)),
+    select(
+        literal("result").label("place"), ResultRow.sop_uid, literal("").label("study_uid"),
+        literal("").label("series_uid"),
+    ).where(ResultRow.sop_uid.in_(_SOP_UIDS)),
+    select(literal("instance"), _INSTANCE.c.sop_uid, _INSTANCE.c.study_uid, _INSTANCE.c.series_uid).where(
+        _INSTANCE.c.sop_uid.in_(_SOP_UIDS)
+    ),
 )
 _SERIES_OF = select(_SERIES.c.study_uid, _SERIES.c.uid).where(
     _SERIES.c.study_uid.in_(bindparam("studies", expanding=True)), _SERIES.c.uid.in_(bindparam("uids", expanding=True))

@@ -17,7 +17,7 @@ def read_report(information: Dataset) -> CommitReport | None:
         return None
     committed = {str(item.get("ReferencedSOPInstanceUID", "")) for item in information.get("ReferencedSOPSequence", [])}
     failed = {
-        str(item.get("ReferencedSOPInstanceUID", "")): int(item.get("FailureReason", 0x0110))
+        str(item.get("ReferencedSOPInstanceUID", "")): int(item.get("FailureReason") or 0x0110)
         for item in information.get("FailedSOPSequence", [])
     }
     return CommitReport(transaction_uid=transaction, committed=frozenset(committed - {""} - set(failed)), failed=failed)

@@ -133,7 +133,9 @@ def _read_meta(data: memoryview) -> tuple[str, int]:
     except Damaged as why:
         raise Unusual from why
     syntax = meta.get(_TRANSFER_SYNTAX, b"").decode("ascii", errors="replace").rstrip("\0 ")
-    if not syntax or _META_LENGTH not in told or place > len(data) or bytes(data[place : place + 2]) == b"\x02\0":
+    if not _is_uid(syntax) or _META_LENGTH not in told:
+        raise Unusual
+    if place > len(data) or bytes(data[place : place + 2]) == b"\x02\0":
         raise Unusual
     return syntax, place
 
@@ -259,9 +261,13 @@ def _uid(header: _Header, keyword: str) -> str:
     uid = header.raw(keyword).decode("ascii", errors="replace").rstrip("\0 ")
     if not uid:
         raise UnreadableInstance(f"the instance has no {keyword}")
-    if len(uid) > _LONGEST_UID or not _UID.fullmatch(uid):
+    if not _is_uid(uid):
         raise UnreadableInstance(f"the {keyword} is no UID")
     return uid
+
+
+def _is_uid(text: str) -> bool:
+    return len(text) <= _LONGEST_UID and _UID.fullmatch(text) is not None
 
 
 def _text(header: _Header, keyword: str) -> str:

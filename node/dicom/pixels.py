@@ -118,6 +118,10 @@ def _syntax(header: Dataset) -> UID:
 def _decode_plain(dataset: Dataset, syntax: UID) -> NDArray[np.integer[Any]]:
     if syntax == RLELossless and len(dataset.PixelData) * _RLE_GAIN < dataset.Rows * dataset.Columns:
         raise InputInvalid("the RLE pixel data is far too short for its rows and columns")
+    size = (dataset.Rows * dataset.Columns * dataset.BitsAllocated + 7) // 8
+    if syntax in _NATIVE and any(dataset.PixelData[size:]):
+        # Zeros are padding; anything else says that rows or columns are not what they were, and the picture is sheared.
+        raise InputInvalid("the pixel data is longer than its rows and columns say")
     values, _ = get_decoder(syntax).as_array(dataset, index=0, raw=True, decoding_plugin=_plugin(syntax))
     return np.asarray(values)
 

@@ -16,6 +16,7 @@ _SHORT = frozenset(
 )  # fmt: skip
 _UNDEFINED = 0xFFFFFFFF
 _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+_NO_ELEMENT = 0xFFFE0000
 _DEEPEST = 32  # sequences in sequences; real ones have five or six
 _LONGEST_VALUE = 1 << 16  # bytes that are kept of one that is wanted
 _CUT = "is cut short"  # an element claims bytes behind the end
@@ -53,6 +54,8 @@ class Walk:
             tag, length = self._element()
             if length != _UNDEFINED and length > end - self._place:
                 raise Damaged(_CUT)
+            if tag >= _NO_ELEMENT:
+                raise Unusual  # an item outside of a sequence, or the end of one
             if tag in stops:
                 break
             if tag in wanted:
@@ -102,17 +105,33 @@ class Walk:
             if length == _UNDEFINED:
                 self._item(depth)
             else:
-                self._pass(length)
+                self._item_of(length, depth)
 
     def _item(self, depth: int) -> None:
         while True:
             tag, length = self._element()
             if tag == _ITEM_END:
                 return
-            if length == _UNDEFINED:
-                self._sequence(depth + 1)
-            else:
-                self._pass(length)
+            self._inner(tag, length, depth)
+
+    def _item_of(self, length: int, depth: int) -> None:
+        """Pass an item that says how long it is: the general reader goes by its elements, so both have to agree."""
+        if length > self._end - self._place:
+            raise Damaged(_CUT)
+        end = self._place + length
+        while self._place < end:
+            tag, inner = self._element()
+            self._inner(tag, inner, depth)
+        if self._place != end:
+            raise Unusual
+
+    def _inner(self, tag: int, length: int, depth: int) -> None:
+        if tag >= _NO_ELEMENT:
+            raise Unusual
+        if length == _UNDEFINED:
+            self._sequence(depth + 1)
+        else:
+            self._pass(length)
 
     def _need(self, count: int) -> None:
         """Make sure that so many bytes are here."""

@@ -1,4 +1,4 @@
-"""The two command sets of the hot path, read and written as bytes (PS3.7 6.3, 9.3.1): Implicit VR Little Endian."""
+"""Command sets read and answered as bytes (PS3.7 6.3, 9.3, 10.3), in Implicit VR Little Endian: the hot path's own."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import struct
 from dataclasses import dataclass
 
 C_STORE_RQ, C_STORE_RSP = 0x0001, 0x8001  # PS3.7 E.1
+_RESPONSE, _C_CANCEL_RQ = 0x8000, 0x0FFF
+_OF_WHAT_IS_THERE = frozenset((0x0110, 0x0120, 0x0130, 0x0150))  # N-GET, N-SET, N-ACTION, N-DELETE
 _NO_DATA_SET = 0x0101
-_AFFECTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0002, 0x0100, 0x0110, 0x0120
-_DATA_SET_TYPE, _STATUS, _AFFECTED_INSTANCE = 0x0800, 0x0900, 0x1000
+_AFFECTED_CLASS, _REQUESTED_CLASS, _FIELD, _MESSAGE_ID, _RESPONDED_TO = 0x0002, 0x0003, 0x0100, 0x0110, 0x0120
+_DATA_SET_TYPE, _STATUS, _AFFECTED_INSTANCE, _REQUESTED_INSTANCE = 0x0800, 0x0900, 0x1000, 0x1001
 
 
 class BadCommand(ValueError):
@@ -25,6 +27,15 @@ class Command:
     sop_class: bytes  # as sent, padding and all: they go back in the answer
     sop_uid: bytes
 
+    @property
+    def is_request(self) -> bool:
+        """Return whether it is to be answered."""
+        return _is_request(self.field)
+
+
+def _is_request(field: int) -> bool:
+    return not field & _RESPONSE and field != _C_CANCEL_RQ
+
 
 def read_command(data: bytes) -> Command:
     """Return what *data* commands; BadCommand where that cannot be told."""
@@ -40,10 +51,12 @@ def read_command(data: bytes) -> Command:
         found[element] = data[place : place + length]
         place += length
     field = _number(found, _FIELD)
+    there = field in _OF_WHAT_IS_THERE
     command = Command(
         field=field, has_data_set=_number(found, _DATA_SET_TYPE) != _NO_DATA_SET,
-        message_id=_number(found, _MESSAGE_ID) if field == C_STORE_RQ else 0,
-        sop_class=found.get(_AFFECTED_CLASS, b""), sop_uid=found.get(_AFFECTED_INSTANCE, b""),
+        message_id=_number(found, _MESSAGE_ID) if _is_request(field) else 0,
+        sop_class=found.get(_REQUESTED_CLASS if there else _AFFECTED_CLASS, b""),
+        sop_uid=found.get(_REQUESTED_INSTANCE if there else _AFFECTED_INSTANCE, b""),
     )  # fmt: skip
     if field == C_STORE_RQ and not (command.sop_class and command.sop_uid):
         raise BadCommand("a C-STORE that announces no instance")
@@ -58,12 +71,12 @@ def _number(found: dict[int, bytes], element: int) -> int:
 
 
 def store_answer(context_id: int, request: Command, status: int) -> bytes:
-    """Return the P-DATA-TF PDU (PS3.8 9.3.5) that answers a C-STORE with *status*."""
+    """Return the P-DATA-TF PDU (PS3.8 9.3.5) that answers a C-STORE, or what is not served, with *status*."""
     elements = b"".join(
         struct.pack("<HHI", 0, element, len(value)) + value
         for element, value in (
             (_AFFECTED_CLASS, request.sop_class),
-            (_FIELD, C_STORE_RSP.to_bytes(2, "little")),
+            (_FIELD, (request.field | _RESPONSE).to_bytes(2, "little")),
             (_RESPONDED_TO, request.message_id.to_bytes(2, "little")),
             (_DATA_SET_TYPE, _NO_DATA_SET.to_bytes(2, "little")),
             (_STATUS, status.to_bytes(2, "little")),

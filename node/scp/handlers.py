@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from typing import Any
 
 from pynetdicom.events import Event
@@ -13,6 +14,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]  # g
 from node.db.session import Database
 from node.delivery import take_report
 from node.dicom.commitment import read_report
+from node.dicom.header import PARSE_ERRORS
+from node.logs import failure
 from node.scp.sendings import Sendings
 from node.settings import Settings
 from node.store import Store
@@ -20,7 +23,7 @@ from node.store import Store
 log = logging.getLogger(__name__)
 
 SUCCESS = 0x0000
-INVALID_ARGUMENT, NO_SUCH_EVENT = 0x0115, 0x0113  # PS3.7 C.4.2
+PROCESSING_FAILURE, INVALID_ARGUMENT, NO_SUCH_EVENT = 0x0110, 0x0115, 0x0113  # PS3.7 annex C
 
 TRANSIENT, CONGESTED = 0x02, (0x03, 0x01)  # PS3.8 Table 9-21
 
@@ -28,6 +31,24 @@ TRANSIENT, CONGESTED = 0x02, (0x03, 0x01)  # PS3.8 Table 9-21
 def _refuse(status: int, calling_ae: str, why: Exception, what: str) -> int:
     log.warning(what, extra={"calling_ae": calling_ae, "status": f"{status:04X}", "why": str(why)})
     return status
+
+
+def readable(handler: Callable[..., tuple[Any, Any]]) -> Callable[..., tuple[Any, Any]]:
+    """Return *handler* as one that refuses a data set that cannot be read: pydicom says so where a value is looked at.
+
+    What it says may quote the value, and with it a patient: it does not reach the log.
+    """
+
+    @wraps(handler)
+    def careful(event: Event, *given: Any) -> tuple[Any, Any]:
+        try:
+            return handler(event, *given)
+        except PARSE_ERRORS as why:
+            calling_ae = event.assoc.requestor.ae_title.strip()
+            log.warning("a data set that cannot be read: %s", failure(why), extra={"calling_ae": calling_ae})
+            return PROCESSING_FAILURE, None
+
+    return careful
 
 
 def on_requested(event: Event, store: Store, low_percent: float) -> None:

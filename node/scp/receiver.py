@@ -7,7 +7,6 @@ two reactors, which poll each millisecond, and its transport, which believes any
 from __future__ import annotations
 
 import logging
-import queue
 import socket
 import ssl
 import threading
@@ -36,11 +35,13 @@ from pynetdicom.service_class import ServiceClass, StorageServiceClass
 from pynetdicom.sop_class import uid_to_service_class
 from pynetdicom.transport import AddressInformation
 
+from node.dicom.header import PARSE_ERRORS
 from node.domain.access import Caller
 from node.failpoints import reach
 from node.intake import Intake
 from node.logs import failure
 from node.scp.commands import C_STORE_RQ, BadCommand, Command, read_command, store_answer
+from node.scp.messages import BadMessage, read_message, refusal
 from node.scp.places import Places
 from node.scp.sendings import Sendings
 from node.scp.storing import CANNOT_UNDERSTAND, CLASS_NOT_SUPPORTED, NOT_AUTHORIZED, Endless, Storing, Terms
@@ -106,7 +107,6 @@ class _Outlet:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._alone = threading.Lock()  # reports on storage commitment come from a thread of their own
-        self.event_queue: queue.Queue[str] = queue.Queue()  # pynetdicom's word for a message that it cannot read
         self.socket = self
 
     def send_pdu(self, primitive: Any) -> None:
@@ -213,8 +213,16 @@ class Receiver(Association):
                 log.warning("association put off: no place is free", extra={"calling_ae": calling_ae})
                 self.acse.send_reject(TRANSIENT, *LIMIT_EXCEEDED)
             else:
-                self.acse.negotiate_association()
+                self._agree()
         return bool(self.is_established)
+
+    def _agree(self) -> None:
+        try:
+            self.acse.negotiate_association()
+        except PARSE_ERRORS as why:
+            if isinstance(why, Gone):
+                raise
+            raise Misbehaved(BAD_VALUE, "an A-ASSOCIATE-RQ that asks for what cannot be") from why
 
     def _is_refused(self, request: A_ASSOCIATE_RQ) -> tuple[int, int] | None:
         """Return source and reason of a rejection where the request is not one that pynetdicom can negotiate."""
@@ -228,7 +236,7 @@ class Receiver(Association):
         if primitive.application_context_name != APPLICATION_CONTEXT_NAME:
             return NO_SUCH_APPLICATION
         contexts = primitive.presentation_context_definition_list
-        if not contexts or not all(one.transfer_syntax for one in contexts):
+        if not contexts or not all(one.abstract_syntax and one.transfer_syntax for one in contexts):
             raise Misbehaved(BAD_VALUE, "an A-ASSOCIATE-RQ without a presentation context, or one without syntax")
         return None
 
@@ -328,30 +336,31 @@ class Receiver(Association):
             self._outlet.send(store_answer(context_id, command, status))
             reach("intake.rsp_sent")
         else:
-            self._hand_over(context_id, data if command.has_data_set else None)
+            self._hand_over(command, context_id, data if command.has_data_set else None)
 
-    def _hand_over(self, context_id: int, data: bytes | None) -> None:
-        """Let pynetdicom serve a message."""
-        message = P_DATA()
-        values: Any = [[context_id, b"\x03" + self._raw_command]]  # PS3.8 E.2
-        if data is not None:
-            values.append([context_id, b"\x02" + data])
-        message.presentation_data_value_list = values
+    def _hand_over(self, command: Command, context_id: int, data: bytes | None) -> None:
+        """Let pynetdicom serve a message; what this node does not serve is answered here."""
+        if command.is_request:
+            status = refusal(command, str(self._accepted_cx[context_id].abstract_syntax))
+            if status:
+                extra = {"calling_ae": self.requestor.ae_title.strip(), "status": f"{status:04X}"}
+                log.warning("request refused: command %04X is not served here", command.field, extra=extra)
+                self._outlet.send(store_answer(context_id, command, status))
+                return
         try:
-            self.dimse.receive_primitive(message)
-        except Exception as why:
-            raise Misbehaved(BAD_VALUE, "a message that cannot be read") from why
-        if not self._outlet.event_queue.empty():
-            raise Misbehaved(BAD_VALUE, "a message that cannot be read")
-        _, request = self.dimse.peek_msg()
-        if request is not None and request.is_valid_request:
-            self.dimse.get_msg()
-            self._serve_request(request, context_id)
-            self._is_paused = True
-            if (place := _ANSWERED.get(type(request))) is not None:
-                reach(place)
-        elif request is not None and self._reactor_checkpoint.is_set():
-            self.dimse.get_msg()  # an answer that nobody waits for
+            message = read_message(context_id, self._raw_command, data)
+        except BadMessage as why:
+            raise Misbehaved(BAD_VALUE, str(why)) from why
+        if not command.is_request:
+            if not self._reactor_checkpoint.is_set() and self.dimse.msg_queue.empty():  # else nobody waits for it
+                self.dimse.msg_queue.put((context_id, message))
+            return
+        if not message.is_valid_request:
+            raise Misbehaved(BAD_VALUE, "a request without what it must have")
+        self._serve_request(message, context_id)
+        self._is_paused = True
+        if (place := _ANSWERED.get(type(message))) is not None:
+            reach(place)
 
     @property
     def caller(self) -> Caller:

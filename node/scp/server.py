@@ -125,15 +125,21 @@ def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = No
     reporter = Reporter(intake.database, intake.store, settings, intake.now, identity("scp"))
     no_senders = _no_senders(settings)
     bound: list[Any] = [
-        (evt.EVT_N_CREATE, mpps.on_n_create, [intake.database, intake.now, no_senders]),
-        (evt.EVT_N_SET, mpps.on_n_set, [intake.database, intake.now, no_senders]),
-        (evt.EVT_N_ACTION, commitment.on_n_action, [intake, settings, Answering(reporter)]),
-        (evt.EVT_N_EVENT_REPORT, handlers.on_commitment_report, [intake.database, settings, intake.now]),
+        (evt.EVT_N_CREATE, handlers.readable(mpps.on_n_create), [intake.database, intake.now, no_senders]),
+        (evt.EVT_N_SET, handlers.readable(mpps.on_n_set), [intake.database, intake.now, no_senders]),
+        (
+            evt.EVT_N_ACTION, handlers.readable(commitment.on_n_action),
+            [intake, settings, Answering(reporter)],
+        ),
+        (
+            evt.EVT_N_EVENT_REPORT, handlers.readable(handlers.on_commitment_report),
+            [intake.database, settings, intake.now],
+        ),
         (evt.EVT_C_ECHO, handlers.on_c_echo),
         (evt.EVT_ABORTED, handlers.on_end, [sendings]),
         (evt.EVT_RELEASED, handlers.on_released, [sendings]),
         (evt.EVT_REQUESTED, handlers.on_requested, [intake.store, settings.disk_low_percent]),
-    ]
+    ]  # fmt: skip
     places = Places(
         total=settings.max_associations, each=settings.max_associations_per_peer, kept=settings.urgent_associations,
         urgent=frozenset(peer.ae_title for peer in settings.peer if peer.urgent and peer.ae_title),

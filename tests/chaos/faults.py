@@ -1,4 +1,4 @@
-"""The page of faults, read: which tests stand for which fault.
+"""The pages of faults and of bad inputs, read: which tests stand for which of them.
 
     python -m tests.chaos.faults    prints the tests that docs/faults.md names, for `make test-faults`
 """
@@ -10,32 +10,33 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "faults.md"
+_DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE, INPUTS_PAGE = _DOCS / "faults.md", _DOCS / "bad-inputs.md"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One fault."""
+    """One fault, or one bad input."""
 
     number: int
     how: str  # what stands in the last column
     checks: tuple[str, ...]
 
 
-def rows() -> list[Row]:
-    """Return the rows of the page."""
+def rows(page: Path = PAGE) -> list[Row]:
+    """Return the rows of a page."""
     found = []
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        if (begin := re.match(r"\| F(\d+) \|", line)) is not None:
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if (begin := re.match(r"\| [FB](\d+) \|", line)) is not None:
             how = line.rstrip(" |").rsplit("|", 1)[1].strip()
             named = tuple(re.findall(r"`(tests/[^`]+)`", how))
             found.append(Row(number=int(begin.group(1)), how=how, checks=named))
     return found
 
 
-def checks() -> list[str]:
-    """Return every test that the page names, once."""
-    return list(dict.fromkeys(check for row in rows() for check in row.checks))
+def checks(page: Path = PAGE) -> list[str]:
+    """Return every test that a page names, once."""
+    return list(dict.fromkeys(check for row in rows(page) for check in row.checks))
 
 
 if __name__ == "__main__":

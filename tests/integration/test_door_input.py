@@ -116,7 +116,6 @@ INSIDE: dict[str, tuple[bytes, tuple[int, bytes]]] = {
     "a command that is cut": (p_data(1, 3, STORE[:-3]), BAD_VALUE),
     "a command of garbage": (p_data(1, 3, bytes(range(1, 200))), BAD_VALUE),
     "an empty command": (p_data(1, 3, b""), BAD_VALUE),
-    "a command that is no command": (p_data(1, 3, command(0x7777, has_data=False)), BAD_VALUE),
     "a store of nothing": (p_data(1, 3, command(1)), BAD_VALUE),
     "a command without end": (b"".join(p_data(1, 1, bytes(60_000)) for _ in range(2)), BAD_VALUE),
     "a message without end": (

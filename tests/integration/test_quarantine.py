@@ -83,3 +83,16 @@ def test_no_name_leads_out_of_it(node: World, call: Call, strays: dict[str, Path
     for name in ("../node.db", "/etc/passwd", str(Path("..") / "instances")):
         assert call("quarantine", "drop", name)[0] != 0
     assert (node.home / "node.db").is_file()
+
+
+def test_b24_a_program_in_the_preamble_is_not_let_in(node: World, call: Call) -> None:
+    """The 128 bytes that are nobody's become zeros; the instance behind them is what it was."""
+    (image,) = synthetic_ct(slices=1, uid_prefix=STUDY)
+    name = node.store.instance_name("0" * 64, study_uid=STUDY, sop_uid=str(image.SOPInstanceUID))
+    whole = part10(image)
+    (node.store.root / name).parent.mkdir(parents=True)
+    (node.store.root / name).write_bytes(b"MZ" + b"\x90" * 126 + whole[128:])
+    node.store.set_apart(name)
+    assert call("quarantine", "admit", name, "--as-it-is")[0] == 0
+    (kept,) = (node.store.root / name).parent.glob("*.dcm")
+    assert kept.read_bytes() == whole

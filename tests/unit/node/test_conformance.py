@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from node import commitment as reasons
 from node.cli.common import app
 from node.conformance import describe, statuses, to_markdown
-from node.scp import commitment, handlers, mpps, storing
+from node.scp import commitment, handlers, messages, mpps, storing
 from node.settings import Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,6 +62,7 @@ def test_the_command_prints_markdown_and_json() -> None:
         (commitment, [statuses.ACTION]),
         (handlers, [statuses.REPORT, statuses.ECHO]),
         (reasons, [statuses.FAILURES]),
+        (messages, [statuses.NOT_SERVED]),
     ],
 )
 def test_every_status_that_the_code_has_a_name_for_is_in_the_statement(

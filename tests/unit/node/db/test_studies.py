@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import select
 
 from node import planning
@@ -57,6 +58,23 @@ def test_another_patient_under_the_same_study_is_a_conflict(database: Database) 
         study = studies.get_study(session, "2.25.1")
     assert study.state is StudyState.CONFLICT
     assert "different patients" in study.reason
+
+
+@pytest.mark.parametrize(("study_uid", "series_uid"), [("2.25.1", "2.25.1.2"), ("2.25.2", "2.25.2.1")])
+def test_an_instance_that_comes_again_elsewhere_is_a_conflict(
+    study_uid: str, series_uid: str, database: Database
+) -> None:
+    """Of the study that it comes to; the one that it came to first is what it was."""
+    clock = FixedClock()
+    keep(database, clock, content="a" * 64)
+    again = an_instance(study_uid, clock, content="b" * 64, sop_uid="2.25.1.1.1", series_uid=series_uid)
+    with database.transaction() as session:
+        assert studies.keep_instance(session, again, wakes=True)
+    with database.reading() as session:
+        study, first = studies.get_study(session, study_uid), studies.get_study(session, "2.25.1")
+    assert study.state is StudyState.CONFLICT
+    assert "another series or study" in study.reason
+    assert first.state is (StudyState.CONFLICT if study_uid == "2.25.1" else StudyState.OPEN)
 
 
 def test_an_instance_that_does_not_wake_leaves_the_quiet_time_alone(database: Database) -> None:

@@ -114,6 +114,12 @@ def test_what_is_no_uid_is_refused(uid: str) -> None:
         read_facts(instance(SOPInstanceUID=uid))
 
 
+def test_a_transfer_syntax_that_is_no_uid_is_refused() -> None:
+    """It becomes a column of a row."""
+    with pytest.raises(UnreadableInstance, match="TransferSyntaxUID is no UID"):
+        read_facts(patched(ExplicitVRLittleEndian.encode() + b"\0", b"x" * 20))
+
+
 @pytest.mark.parametrize("uid", ["1.02.3", "2.25.00", "1", "1" * 64])
 def test_uids_as_real_devices_write_them_are_taken(uid: str) -> None:
     """Leading zeros break PS3.5 9.1 and are met all the same."""

@@ -62,6 +62,9 @@ def element(tag: tuple[int, int], length: int, value: bytes = b"") -> bytes:
     return b"".join(number.to_bytes(2, "little") for number in tag) + length.to_bytes(4, "little") + value
 
 
+OPEN, CLOSE = element((8, 0x1140), 0xFFFFFFFF), element((0xFFFE, 0xE0DD), 0)
+
+
 @pytest.mark.parametrize(
     ("data", "error"),
     [
@@ -71,8 +74,13 @@ def element(tag: tuple[int, int], length: int, value: bytes = b"") -> bytes:
         (element((8, 0x1140), 0xFFFFFFFF) + element((8, 0x18), 0), Unusual),
         (element((8, 0x18), 0xFFFFFFFF) + element((0xFFFE, 0xE0DD), 0), Unusual),
         ((element((8, 0x1140), 0xFFFFFFFF) + element((0xFFFE, 0xE000), 0xFFFFFFFF)) * 5000, Damaged),
+        (element((0xFFFE, 0xE00D), 0) + element((8, 0x18), 4, b"1.23"), Unusual),
+        (OPEN + element((0xFFFE, 0xE000), 8) + OPEN + CLOSE + element((8, 0x18), 4, b"1.23"), Unusual),
+        (OPEN + element((0xFFFE, 0xE000), 0xFFFFFFFF) + CLOSE + element((0xFFFE, 0xE00D), 0) + CLOSE, Unusual),
+        (OPEN + element((0xFFFE, 0xE000), 100) + CLOSE, Damaged),
     ],
-    ids=["value", "head", "sequence", "no item", "wanted", "deep"],
+    ids=["value", "head", "sequence", "no item", "wanted", "deep", "the end of no item", "beyond its item",
+         "the end of a sequence inside an item", "item"],
 )
 def test_what_is_cut_or_odd_is_said(data: bytes, error: type[Exception]) -> None:
     """B16, B18, B22: cut in an element, in a head, in a sequence; five thousand sequences in one another."""

@@ -1,0 +1,1 @@
+"""Hostile bytes by the million at the front door: `make fuzz`."""
