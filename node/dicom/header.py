@@ -274,7 +274,9 @@ def _text(header: _Header, keyword: str) -> str:
     """Return one line without control characters: what goes into tables and logs."""
     raw = header.raw(keyword)[: 4 * _LONGEST_TEXT]
     text = raw.decode("ascii") if raw.isascii() and b"\x1b" not in raw else _decoded(header, raw)
-    return "".join(c for c in text if c.isprintable())[:_LONGEST_TEXT].strip()
+    if not text.isprintable():
+        text = "".join(c for c in text if c.isprintable())
+    return text[:_LONGEST_TEXT].strip()
 
 
 def _decoded(header: _Header, raw: bytes) -> str:
