@@ -171,7 +171,9 @@ class Logbook:
             for one in batch:
                 parts.append(self._store.open_part())
                 parts[-1].fill(one.journal.read(one.entry, memory), one.entry.sha256)
-            for part in parts:  # behind all that was written: the first sync takes most of the others along
+            for part in parts:
+                part.hasten()
+            for part in parts:
                 part.sync()
             return self._keep_all([(part, one.kept) for part, one in zip(parts, batch, strict=True)])
         finally:

@@ -59,6 +59,10 @@ class Part:
             view = view[os.write(self._file, view) :]
         reach("intake.mid")
 
+    def hasten(self) -> None:
+        """Have the system begin to write to the disk, and wait for nothing: the sync has less to do then."""
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def sync(self) -> None:
         """Make what was written survive a power cut, under a name that nobody knows yet."""
         with told():

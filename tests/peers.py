@@ -63,6 +63,7 @@ class Raw:
 
     def __init__(self, port: int, *data: bytes, source: str = "127.0.0.1") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.send(*data)
 
     def send(self, *data: bytes) -> None:
