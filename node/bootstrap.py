@@ -33,6 +33,9 @@ from node.transport import Transport, open_transport
 log = logging.getLogger(__name__)
 
 
+_FILED_WITHIN = 60.0  # seconds; what is left is filed by the listener
+
+
 def utc_now() -> datetime:
     """Return the time now, aware, UTC."""
     return datetime.now(UTC)
@@ -93,11 +96,20 @@ def prepare(settings: Settings) -> None:
     migrate(settings.database)
     services = build(settings, "prepare")
     try:
+        _file_left(services)
         services.care().reconcile()
     except (OSError, SQLAlchemyError) as why:  # the sweep tries again; better to receive than to be tidy
         log.error("the store was not compared with the table: %s", failure(why))
     finally:
         services.database.engine.dispose()
+
+
+def _file_left(services: Services) -> None:
+    """File what dead listeners left in their journals: before the sweep takes their studies for complete."""
+    intake = services.intake()
+    intake.open_logbook(0)
+    if intake.logbook is not None:
+        intake.logbook.close(limit=_FILED_WITHIN)
 
 
 def build(settings: Settings, role: str) -> Services:

@@ -53,11 +53,12 @@ class Filing:
         self, file_all: FileAll, hopeless: Callable[[Exception], bool], set_apart: SetApart, idle: Callable[[], bool]
     ) -> None:
         """*idle* does a little of what has time when nothing waits; returns whether there is more of it."""
-        self._idle, self._has_time = idle, False
+        self._idle, self._has_work = idle, False
         self._file_all, self._hopeless, self._set_apart = file_all, hopeless, set_apart
         self._waiting: deque[tuple[Logged, float]] = deque()  # with the time when it came, monotonic seconds
         self._added = self._struck = self._wanted = 0  # all that ever came, was filed, shall be filed without a pause
-        self._last_of: dict[Journal, int] = {}  # of dead listeners: what is filed up to there may go
+        self._leaving: set[Journal] = set()  # nothing more comes from these: they go when all in them is filed
+        self._together = _TOGETHER
         self._newest = self._progress = 0.0  # monotonic seconds
         self._trouble: Exception | None = None
         self._tries = 0  # with the first that waits
@@ -72,7 +73,7 @@ class Filing:
     def find_work(self) -> None:
         """Tell that there is something to do where nothing waits."""
         with self._changed:
-            self._has_time = True
+            self._has_work = True
             self._changed.notify_all()
 
     def add(self, logged: Sequence[Logged]) -> None:
@@ -88,21 +89,16 @@ class Filing:
 
     def add_left_behind(self, journal: Journal, logged: Sequence[Logged]) -> None:
         """Have what is left in a dead listener's journal filed, and the journal removed behind it."""
-        if not logged:
-            journal.close(remove=True)
-            return
-        log.warning("a listener died with instances in its journal: they are filed now", extra={"count": len(logged)})
-        self._last_of[journal] = logged[-1].entry.number
-        self.add(logged)
+        if logged:
+            log.warning("a listener left instances in its journal: they are filed now", extra={"count": len(logged)})
+            self.add(logged)
+        self.retire(journal)
 
     def retire(self, journal: Journal) -> None:
         """Nothing more comes from *journal*: have it removed when all that is in it is filed."""
         with self._changed:
-            numbers = [logged.entry.number for logged, _ in self._waiting if logged.journal is journal]
-            if numbers:
-                self._last_of[journal] = numbers[-1]
-        if not numbers:
-            journal.close(remove=True)
+            self._leaving.add(journal)
+            self._changed.notify_all()
 
     def admit(self) -> None:
         """Raise StoreFull where what is here already cannot be filed; wait a moment for the end of a short trouble."""
@@ -123,7 +119,9 @@ class Filing:
 
     def make_room(self, limit: float) -> bool:
         """Wait until something is filed, *limit* seconds at most; return whether that is so."""
-        return self._hurry(min(self._struck + 1, self._added), limit)
+        with self._changed:
+            wanted = self._struck + 1
+            return wanted <= self._added and self._hurry(wanted, limit)
 
     def _hurry(self, wanted: int, limit: float) -> bool:
         with self._changed:
@@ -133,24 +131,48 @@ class Filing:
             return self._changed.wait_for(lambda: self._struck >= wanted, timeout=limit)
 
     def finish(self, limit: float) -> bool:
-        """File what is here, *limit* seconds at most, and end; return whether nothing is left."""
-        filed = self.rest(limit)
+        """File what is here, *limit* seconds at most, and end; return whether the thread has ended, too."""
+        self.rest(limit)
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        self._thread.join(timeout=limit)
-        return filed
+        if self._thread.is_alive():
+            self._thread.join(timeout=limit)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while (batch := self._next()) is not None:
-            if not batch:
-                self._has_time = self._idle()
-                continue
-            whys = self._try(batch)
-            good = next((place for place, why in enumerate(whys) if why is not None), len(batch))
+            try:
+                self._step(batch)
+            except Exception as why:  # noqa: BLE001 - without this thread nobody could send any more
+                log.error("filing failed: %s", failure(why))
+                self._be_troubled(why)
+
+    def _step(self, batch: list[Logged]) -> None:
+        if not batch:
+            self._let_go()
+            if self._idle():
+                self.find_work()
+            return
+        whys = self._try(batch)
+        good = next((place for place, why in enumerate(whys) if why is not None), len(batch))
+        if good:
+            self._together, self._tries = _TOGETHER, 0
             self._strike(batch[:good])
-            if good < len(batch):
-                self._puzzle(batch[good], whys[good])
+        if good < len(batch):
+            self._puzzle(batch[good], whys[good])
+
+    def _let_go(self) -> None:
+        """Close and remove the journals that nothing waits in: no other thread does, for this one may be using them."""
+        with self._changed:
+            held = {logged.journal for logged, _ in self._waiting}
+            leaving = self._leaving - held
+            self._leaving &= held
+        for journal in leaving:
+            try:
+                journal.close(remove=True)
+            except OSError as why:  # the next start finds it, and nothing to file in it
+                log.error("a journal that is through stays: %s", failure(why))
 
     def _try(self, batch: list[Logged]) -> list[Exception | None]:
         try:
@@ -164,49 +186,53 @@ class Filing:
             while not self._over:
                 now = time.monotonic()
                 if not self._waiting:
-                    if not self._changed.wait(_IDLE if self._has_time else None) and not self._waiting:
+                    if self._leaving:
+                        return []
+                    if not self._changed.wait(_IDLE if self._has_work else None) and not self._waiting:
+                        self._has_work = False
                         return []
                     continue
                 due = min(self._newest + _LULL, self._waiting[0][1] + _LONGEST)
                 if now >= due:
                     self._wanted = self._added
                 if self._struck < self._wanted:
-                    return [logged for logged, _ in islice(self._waiting, _TOGETHER)]
+                    return [logged for logged, _ in islice(self._waiting, self._together)]
                 self._changed.wait(due - now)
         return None
 
     def _strike(self, batch: Sequence[Logged]) -> None:
         """Strike what is filed, here and in its journal."""
-        if not batch:
-            return
-        marks = {one.journal: one.entry.number for one in batch}
         is_all = self._struck + len(batch) == self._added
-        for journal, number in marks.items():
-            try:
-                if self._last_of.get(journal) == number:
-                    del self._last_of[journal]
-                    journal.close(remove=True)
-                else:  # while more comes, the next append makes the mark durable
-                    journal.mark(number, durably=is_all or journal in self._last_of)
-            except OSError as broken:  # without its mark it is filed once more at the next start, which changes nothing
-                log.error("the journal does not take its mark: %s", failure(broken))
+        for journal, number in {one.journal: one.entry.number for one in batch}.items():
+            try:  # while more comes, the next append makes the mark durable
+                journal.mark(number, durably=is_all or journal in self._leaving)
+            except OSError as why:  # without its mark it is filed once more at the next start, which changes nothing
+                log.error("the journal does not take its mark: %s", failure(why))
         with self._changed:
             for _ in batch:
                 self._waiting.popleft()
             self._struck += len(batch)
-            self._progress, self._trouble, self._tries = time.monotonic(), None, 0
+            self._progress, self._trouble = time.monotonic(), None
             self._changed.notify_all()
+        if self._leaving:
+            self._let_go()
 
     def _puzzle(self, logged: Logged, why: Exception | None) -> None:
         """Have senders come again later; what is hopeless for its own sake is not in the others' way for long."""
         assert why is not None  # noqa: S101 - the caller looked
-        self._tries += 1
         what = str(why) if isinstance(why, StoreFull) else failure(why)
         log.error("an acknowledged instance is not filed yet: %s", what, extra={"tries": self._tries})
-        if self._tries >= _TRIES and self._hopeless(why):
-            self._set_apart(logged, why)
-            self._strike([logged])
-            return
+        is_alone, self._together = self._together == 1, 1  # now each stands for itself
+        if is_alone and self._hopeless(why):
+            self._tries += 1
+            if self._tries >= _TRIES:
+                self._tries = 0
+                self._set_apart(logged, why)
+                self._strike([logged])
+                return
+        self._be_troubled(why)
+
+    def _be_troubled(self, why: Exception) -> None:
         with self._changed:
             self._trouble = why
             self._changed.wait_for(lambda: self._over, timeout=_AGAIN)

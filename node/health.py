@@ -14,7 +14,7 @@ from node.domain.pause import is_paused
 from node.domain.result import DeliveryState
 from node.domain.study import StudyState
 from node.domain.waits import span
-from node.journal import Journal
+from node.journal import Journal, NoJournal
 from node.settings import Settings
 from node.store import Store
 from node.tls import expires
@@ -142,7 +142,11 @@ def _of_store(store: Store, settings: Settings, *, now: datetime) -> Iterator[Ne
         says = f"the disk is nearly full ({percent:.0f} % free): the node refuses images until there is room"
         helps = "make room, or let keep_inputs_days and keep_results_days delete what is done"
         yield Need(what="disk", count=1, says=says, helps=helps)
-    late = [entry for entry in Journal.waiting(store.journals) if entry.at < now - _FILED]
+    try:
+        late = [entry for entry in Journal.waiting(store.journals) if entry.at < now - _FILED]
+    except (OSError, NoJournal) as why:
+        late, says = [], f"a journal cannot be read ({why}): what it holds is not filed"
+        yield Need(what="journal", count=1, says=says, helps="look at store/journal; never remove what lies there")
     if late:
         waits = _count(len(late), "acknowledged image waits", "acknowledged images wait")
         says = f"{waits} to be filed, the oldest for {span(now - min(entry.at for entry in late))}"

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from types import TracebackType
 from typing import Self
 
@@ -158,17 +159,23 @@ class Intake:
         self._arrivals.join(arrival)
 
     def _keep_all(self, arriving: Sequence[tuple[Part, studies.Kept]]) -> list[Exception | None]:
+        """Keep instances in their order: behind the first that cannot be kept, none is."""
         arrivals = [_Arrival(part=part, kept=kept) for part, kept in arriving]
-        self._keep_together(arrivals)
-        return [one.why for one in arrivals]
+        self._keep_together(arrivals, in_order=True)
+        whys: list[Exception | None] = []
+        for one in arrivals:
+            whys.append(one.why or (whys[-1] if whys else None))
+        return whys
 
-    def _keep_together(self, arrivals: list[_Arrival]) -> None:
+    def _keep_together(self, arrivals: list[_Arrival], *, in_order: bool = False) -> None:
         filed = self.store.file([(one.part, one.kept.path) for one in arrivals])
         for one, why in zip(arrivals, filed, strict=True):
             one.why = why
-        self._record([one for one in arrivals if one.why is None])
+        if in_order:
+            arrivals = list(takewhile(lambda one: one.why is None, arrivals))
+        self._record([one for one in arrivals if one.why is None], in_order=in_order)
 
-    def _record(self, arrivals: Sequence[_Arrival]) -> None:
+    def _record(self, arrivals: Sequence[_Arrival], *, in_order: bool = False) -> None:
         """Record all in one transaction; where that fails for one's own sake, each in its own."""
         if not arrivals:
             return
@@ -178,6 +185,8 @@ class Intake:
             if len(arrivals) > 1 and not isinstance(why, OperationalError):  # that one is the database's own trouble
                 for one in arrivals:
                     self._record([one])
+                    if in_order and one.why is not None:
+                        break
                 return
             for one in arrivals:
                 one.why = why if isinstance(why, StoreFull) else _not_recorded(why)

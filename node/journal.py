@@ -10,10 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -26,18 +26,21 @@ from uuid import uuid4
 from node.failpoints import reach
 from node.store import sync_folder
 
-log = logging.getLogger(__name__)
-
 SUFFIX = ".journal"
 _MAGIC = b"PACSJRN1"
-# lap, number, lengths of what is said of the data and of the data, SHA-256 of the data; a CRC over all but the data
-_HEAD = struct.Struct("<8sQQII32s")
+# number, lengths of what is said of the data and of the data, SHA-256 of the data; a CRC over all but the data
+_HEAD = struct.Struct("<8sQII32s")
 _CRC = struct.Struct("<I")
 _MARK = struct.Struct("<8sQQ")  # the last number that is filed, and up to where the file is prepared
 _PAGE = 4096  # records begin on one: what is not overwritten whole would have to be read first
 _MARKS = 2  # written in turn: one of them is whole, whenever the power goes
 _HALVES = 2
 _STRETCH = 4 << 20  # bytes that are prepared at once
+_MAKING = ".making"  # suffix of one that is not whole yet
+
+
+class NoJournal(ValueError):
+    """A file is no journal that this release can read."""
 
 
 class JournalFull(Exception):
@@ -54,6 +57,7 @@ class Entry:
     sha256: str
     calling_ae: str
     at: datetime
+    is_whole: bool = True  # its bytes have its hash
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,14 +81,20 @@ class _Half:
 
 
 class Journal:
-    """A file of a fixed size. One thread appends, another one reads, marks and prepares; both may at once."""
+    """A file of a fixed size. One thread appends, another one reads, marks and prepares; both may at once.
 
-    def __init__(self, path: Path, file: int, size: int) -> None:
+    An entry is known by its number: what has one up to the mark is filed, whatever lies there.
+    """
+
+    def __init__(self, path: Path, file: int, size: int, *, writes: bool = True) -> None:
         self.path, self.size, self._file = path, size, file
+        # The system tells of a failed write once for each time that a file was opened: the sync of a mark must not be
+        # told what the sync of an instance has to hear.
+        self._marks = os.open(path, (os.O_RDWR if writes else os.O_RDONLY) | os.O_CLOEXEC)
         half = (size - _MARKS * _PAGE) // _HALVES // _PAGE * _PAGE
         starts = [_MARKS * _PAGE + turn * half for turn in range(_HALVES)]
         self._halves = [_Half(start, start + half, start) for start in starts]
-        self._lap, self._number, self._filed, self._marked_at = 1, 0, 0, 0
+        self._number, self._filed, self._marked_at = 0, 0, 0
         self._prepared = _MARKS * _PAGE  # what lies before it was written once: a sync has nothing more to say of it
         self._alone = threading.Lock()  # of the place where the next record goes
         self._is_broken = False  # a write or sync failed: what lies behind it could not be found again
@@ -93,24 +103,29 @@ class Journal:
     def create(cls, folder: Path, size: int) -> Self:
         """Make a journal of *size* bytes that survives a power cut; OSError where there is no room for it."""
         folder.mkdir(exist_ok=True)
-        path = folder / f"{uuid4().hex}{SUFFIX}"
-        file = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o640)
+        name = f"{time.time_ns():020}-{uuid4().hex}"  # what an older one holds came before
+        making, path = folder / f"{name}{_MAKING}", folder / f"{name}{SUFFIX}"
+        file = os.open(making, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o640)
         try:
             fcntl.flock(file, fcntl.LOCK_EX)  # held for as long as this process lives
             os.posix_fallocate(file, 0, size)
+            os.pwrite(file, _mark(0, _MARKS * _PAGE), 0)
             os.fsync(file)
+            making.rename(path)
             for one in (folder, folder.parent):
                 sync_folder(one)
+            return cls(path, file, size)
         except BaseException:
             os.close(file)
-            path.unlink()
+            for one in (making, path):
+                one.unlink(missing_ok=True)
             raise
-        return cls(path, file, size)
 
     def append(self, records: Sequence[Record]) -> list[Entry]:
         """Make as many of *records* durable as there is room for, in order; return their entries.
 
-        Raises JournalFull where there is room for none. After an OSError none of them counts, and none can follow.
+        Raises JournalFull where there is room for none, ValueError for one that there never is room for. After an
+        OSError none of them counts, and none can follow.
         """
         if self._is_broken:
             raise OSError("the journal is broken")
@@ -136,12 +151,14 @@ class Journal:
         said = json.dumps({"calling_ae": record.calling_ae, "at": record.at.isoformat()}).encode()
         head = _HEAD.size + len(said) + _CRC.size
         length = -(-(head + len(record.data)) // _PAGE) * _PAGE
+        if length > min(half.end - half.start for half in self._halves):
+            raise ValueError("an instance larger than half a journal")
         with self._alone:
             place = self._room(length)
         if place is None:
             return None
         number = self._number + 1
-        begin = _HEAD.pack(_MAGIC, self._lap, number, len(said), len(record.data), bytes.fromhex(record.sha256)) + said
+        begin = _HEAD.pack(_MAGIC, number, len(said), len(record.data), bytes.fromhex(record.sha256)) + said
         padding = bytes(length - head - len(record.data))
         parts: list[bytes | memoryview] = [begin + _CRC.pack(zlib.crc32(begin)), record.data, padding]
         if os.pwritev(self._file, parts, place) != length:
@@ -156,9 +173,9 @@ class Journal:
         """Return where so many bytes may be written, None where both halves are full of what is not filed."""
         half, other = self._halves
         if half.at + length > half.end:
-            if other.last > self._filed or other.start + length > other.end:
+            if other.last > self._filed:
                 return None
-            self._halves, self._lap = [other, half], self._lap + 1
+            self._halves = [other, half]
             half, other.at = other, other.start
         half.at += length
         self._prepared = max(self._prepared, half.at)  # nobody writes zeros where a record is going to be
@@ -172,12 +189,15 @@ class Journal:
 
     def mark(self, number: int, *, durably: bool) -> None:
         """Note that all entries up to *number* are filed; where not *durably*, the next append makes it so."""
-        page = _MARK.pack(_MAGIC, number, self._prepared)
-        self._marked_at = (self._marked_at + 1) % _MARKS
-        os.pwrite(self._file, page + _CRC.pack(zlib.crc32(page)), self._marked_at * _PAGE)
-        if durably:
-            os.fdatasync(self._file)
         self._filed = number
+        self._marked_at = (self._marked_at + 1) % _MARKS
+        try:
+            os.pwrite(self._marks, _mark(number, self._prepared), self._marked_at * _PAGE)
+            if durably:
+                os.fdatasync(self._marks)
+        except OSError:
+            self._is_broken = True
+            raise
 
     def prepare(self) -> bool:
         """Write zeros where nothing was written yet, a stretch of it; return whether there is more to do.
@@ -189,88 +209,141 @@ class Journal:
             length = min(_STRETCH, max(half.end for half in self._halves) - self._prepared)
             if length <= 0 or self._is_broken:
                 return False
-            os.pwrite(self._file, bytes(length), self._prepared)
+            os.pwrite(self._marks, bytes(length), self._prepared)
             self._prepared += length
         self.mark(self._filed, durably=True)
         return True
 
     def begin_anew(self) -> None:
         """Take into use what a process left that has filed everything and closed it, or died behind its last mark."""
-        self._lap += 1
         for half in self._halves:
             half.at, half.last = half.start, 0
 
     def close(self, *, remove: bool) -> None:
         """Let go of the journal; *remove* one of which everything is filed."""
-        if remove:
-            self.path.unlink()
-        os.close(self._file)
+        try:
+            if remove:
+                self.path.unlink(missing_ok=True)
+        finally:
+            os.close(self._marks)
+            os.close(self._file)
 
     @classmethod
-    def left_behind(cls, folder: Path) -> Iterator[tuple[Self, list[Entry]]]:
-        """Yield the journals of processes that are dead, with the entries that are not filed, in order."""
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
+    def left_behind(cls, folder: Path) -> Iterator[Self]:
+        """Yield the journals of processes that are dead, the oldest first, locked for this one."""
+        for path in _files(folder, _MAKING):
             with suppress(FileNotFoundError):
-                file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
+                file = _locked(path)
+                if file is not None:  # who made it died over it
+                    path.unlink()
                     os.close(file)
-                    continue
-                if not os.fstat(file).st_nlink:  # its process removed it just now
-                    os.close(file)
-                    continue
-                journal = cls(path, file, os.fstat(file).st_size)
-                yield journal, journal._entries(checked=True)
+        for path in _files(folder, SUFFIX):
+            with suppress(FileNotFoundError):
+                file = _locked(path)
+                if file is not None:
+                    yield cls(path, file, os.fstat(file).st_size)
 
     @classmethod
     def waiting(cls, folder: Path) -> list[Entry]:
-        """Return what is not filed yet in all journals, as it looks from outside: another process may be at it."""
+        """Return what is not filed yet in all journals, as it looks from outside: another process may be at it.
+
+        Raises OSError and NoJournal where one cannot be read.
+        """
         found: list[Entry] = []
-        for path in folder.glob(f"*{SUFFIX}"):
+        for path in _files(folder, SUFFIX):
             with suppress(FileNotFoundError):
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                journal = cls(path, file, os.fstat(file).st_size, writes=False)
                 try:
-                    found += cls(path, file, os.fstat(file).st_size)._entries(checked=False)
+                    found += journal.entries(thoroughly=False)
                 finally:
-                    os.close(file)
+                    journal.close(remove=False)
         return found
 
-    def _entries(self, *, checked: bool) -> list[Entry]:
-        self._filed, self._prepared = max(self._marked(turn) for turn in range(_MARKS))
+    def entries(self, *, thoroughly: bool = True) -> list[Entry]:
+        """Return what is not filed, in order; NoJournal where the file is none.
+
+        *thoroughly*: hashed, and searched behind what is damaged, too. One that is not whole is as a rule one that a
+        power cut came before, and nobody was told success; it may be damaged since, too.
+        """
+        marks = [mark for turn in range(_MARKS) if (mark := self._marked(turn)) is not None]
+        if not marks:
+            raise NoJournal(f"{self.path.name} is no journal of this release")
+        self._filed, self._prepared = max(marks)
         self._number = self._filed
-        found = [entry for half in self._halves for entry in self._of(half, checked=checked)]
+        found = [entry for half in self._halves for entry in self._of(half, thoroughly=thoroughly)]
         return sorted(found, key=lambda entry: entry.number)
 
-    def _marked(self, turn: int) -> tuple[int, int]:
+    def _marked(self, turn: int) -> tuple[int, int] | None:
         """Return what a mark says: the last number that is filed, and up to where the file is prepared."""
         page = os.pread(self._file, _MARK.size + _CRC.size, turn * _PAGE)
         if len(page) < _MARK.size + _CRC.size or _CRC.unpack(page[_MARK.size :])[0] != zlib.crc32(page[: _MARK.size]):
-            return 0, _MARKS * _PAGE
+            return None
         magic, number, prepared = _MARK.unpack(page[: _MARK.size])
-        return (number, prepared) if magic == _MAGIC else (0, _MARKS * _PAGE)
+        return (number, prepared) if magic == _MAGIC else None
 
-    def _of(self, half: _Half, *, checked: bool) -> Iterator[Entry]:
-        """Yield what is not filed of the last lap through a half, *checked*: where its bytes are whole."""
-        place, lap = half.start, -1
-        while place + _HEAD.size <= half.end:
-            begin = os.pread(self._file, _HEAD.size, place)
-            magic, of_lap, number, said_length, size, sha = _HEAD.unpack(begin)
-            if magic != _MAGIC or (lap >= 0 and of_lap != lap) or place + said_length + size > half.end:
-                return
-            rest = os.pread(self._file, said_length + _CRC.size, place + _HEAD.size)
-            said = rest[:said_length]
-            if rest[said_length:] != _CRC.pack(zlib.crc32(begin + said)):
-                return
-            data_at = place + _HEAD.size + said_length + _CRC.size
+    def _of(self, half: _Half, *, thoroughly: bool) -> Iterator[Entry]:
+        place: int | None = half.start
+        while place is not None and place + _HEAD.size <= half.end:
+            head = self._head(place, half.end)
+            if head is None:
+                place = self._next_head(place + _PAGE, half.end) if thoroughly else None
+                continue
+            number, sha, said, data_at, size = head
+            self._number = max(self._number, number)
             if number > self._filed:
+                is_whole = not thoroughly or hashlib.sha256(os.pread(self._file, size, data_at)).digest() == sha
                 told = json.loads(said)
-                if not checked or hashlib.sha256(os.pread(self._file, size, data_at)).digest() == sha:
-                    yield Entry(
-                        number=number, place=data_at, size=size, sha256=sha.hex(), calling_ae=told["calling_ae"],
-                        at=datetime.fromisoformat(told["at"]),
-                    )  # fmt: skip
-                else:  # as a rule one that a power cut came before: nobody was told success
-                    log.error("an instance in the journal is not whole", extra={"calling_ae": told["calling_ae"]})
-            lap, place = of_lap, -(-(data_at + size) // _PAGE) * _PAGE
-            self._lap, self._number = max(self._lap, lap), max(self._number, number)
+                yield Entry(
+                    number=number, place=data_at, size=size, sha256=sha.hex(), calling_ae=told["calling_ae"],
+                    at=datetime.fromisoformat(told["at"]), is_whole=is_whole,
+                )  # fmt: skip
+            place = -(-(data_at + size) // _PAGE) * _PAGE
+
+    def _head(self, place: int, end: int) -> tuple[int, bytes, bytes, int, int] | None:
+        """Return number, hash, what is said, place and size of the data of the record at *place*, if any."""
+        begin = os.pread(self._file, _HEAD.size, place)
+        magic, number, said_length, size, sha = _HEAD.unpack(begin)
+        data_at = place + _HEAD.size + said_length + _CRC.size
+        if magic != _MAGIC or data_at + size > end:
+            return None
+        rest = os.pread(self._file, said_length + _CRC.size, place + _HEAD.size)
+        if rest[said_length:] != _CRC.pack(zlib.crc32(begin + rest[:said_length])):
+            return None
+        return number, sha, rest[:said_length], data_at, size
+
+    def _next_head(self, place: int, end: int) -> int | None:
+        """Return where something that looks like a record begins behind *place*."""
+        while place < end:
+            stretch = os.pread(self._file, min(_STRETCH, end - place), place)
+            for at in range(0, len(stretch), _PAGE):
+                if stretch.startswith(_MAGIC, at):
+                    return place + at
+            place += _STRETCH
+        return None
+
+
+def _mark(number: int, prepared: int) -> bytes:
+    page = _MARK.pack(_MAGIC, number, prepared)
+    return page + _CRC.pack(zlib.crc32(page))
+
+
+def _files(folder: Path, suffix: str) -> list[Path]:
+    """Return the files of this kind, the oldest first; OSError where the folder cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == suffix)
+    except FileNotFoundError:
+        return []
+
+
+def _locked(path: Path) -> int | None:
+    """Return *path*, open and locked; None where a living process has it, or where it is gone by now."""
+    file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.fstat(file).st_nlink:
+            return file
+    except BlockingIOError:
+        pass
+    os.close(file)
+    return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 
 from node.db.studies import Kept
 from node.dicom.header import read_facts
@@ -55,23 +55,35 @@ class Logbook:
 
     def open(self) -> None:
         """Begin: first with what dead listeners left in their journals."""
-        for journal, entries in Journal.left_behind(self._store.journals):
-            if entries or self._journal is not None or journal.size != self._size:
-                self._filing.add_left_behind(journal, self._left(journal, entries))
-            else:
-                journal.begin_anew()
-                self._journal = journal
+        try:
+            for journal in Journal.left_behind(self._store.journals):
+                self._take_over(journal)
+        except OSError as why:  # a person has to look; who sends shall not wait for that
+            log.error("the journals of dead listeners cannot be read: %s", failure(why))
         self._filing.start()
         if self._journal is None:
             self._renew()
         else:
             self._filing.find_work()
 
+    def _take_over(self, journal: Journal) -> None:
+        """Have what a dead listener left filed; take its journal into use where nothing is left in it."""
+        try:
+            entries = journal.entries()
+            if entries or self._journal is not None or journal.size != self._size:
+                self._filing.add_left_behind(journal, self._left(journal, entries))
+            else:
+                journal.begin_anew()
+                self._journal = journal
+        except (OSError, ValueError, LookupError, StoreFull) as why:  # it stays as it is, for a person
+            log.error("a journal cannot be read: %s", failure(why), extra={"journal": journal.path.name})
+            journal.close(remove=False)
+
     def close(self, limit: float) -> None:
         """File what is in the journal, *limit* seconds at most; what is left is filed at the next start."""
-        journal, self._journal = self._journal, None
-        self._filing.finish(limit)
-        if journal is not None:
+        with self._notes.nobody():
+            journal, self._journal = self._journal, None
+        if self._filing.finish(limit) and journal is not None:  # else it goes with the process
             journal.close(remove=False)  # the next listener takes it into use, prepared as it is
 
     def rest(self, limit: float = _ROOM_SECONDS) -> bool:
@@ -105,6 +117,8 @@ class Logbook:
                 raise StoreFull("the journal is closed")
             try:
                 entries = journal.append([_record(one) for one in together])
+            except ValueError as why:
+                raise StoreFull(f"{why} (journal_mib)") from why
             except JournalFull as why:
                 if not self._filing.make_room(_ROOM_SECONDS):
                     raise StoreFull("the journal is full: the disk or the database is slower than the senders") from why
@@ -143,16 +157,23 @@ class Logbook:
         if not self._size:
             return
         try:
+            self._store.check_room(self._size)
             self._journal = Journal.create(self._store.journals, self._size)
             self._filing.find_work()
-        except OSError as why:
-            log.error("no journal: every instance is filed by itself", extra={"why": why.strerror or str(why)})
+        except (OSError, StoreFull) as why:
+            log.error("no journal: every instance is filed by itself", extra={"why": str(why)})
 
     def _left(self, journal: Journal, entries: Sequence[Entry]) -> list[Logged]:
         """Return what a dead listener left, ready to be filed."""
         left: list[Logged] = []
         for entry in entries:
             data = journal.read(entry, memoryview(bytearray(entry.size)))
+            if not entry.is_whole:
+                name = self._store.set_apart_bytes(f"journal/{entry.sha256}.damaged", data)
+                # As a rule the power went before it was, and nobody was told success.
+                extra = {"calling_ae": entry.calling_ae, "quarantined": name}
+                log.error("an instance in the journal is not whole: it went into the quarantine", extra=extra)
+                continue
             try:
                 facts = read_facts(data)
             except UnreadableInstance as why:  # it was readable when it came
@@ -169,7 +190,7 @@ class Logbook:
         try:
             memory = memoryview(bytearray(max(one.entry.size for one in batch)))
             for one in batch:
-                parts.append(self._store.open_part())
+                parts.append(self._store.open_part(reserve=True))
                 parts[-1].fill(one.journal.read(one.entry, memory), one.entry.sha256)
             for part in parts:
                 part.hasten()
@@ -181,8 +202,14 @@ class Logbook:
                 part.drop()
 
     def _set_apart(self, logged: Logged, why: Exception) -> None:
-        """Put the file of one that the database will never take where a person finds it."""
-        self._store.set_apart(logged.kept.path)
+        """Put the file of one that nobody can file where a person finds it."""
+        name = logged.kept.path
+        if self._store.size_of(name) >= 0:
+            self._store.set_apart(name)
+        else:
+            size = logged.entry.size
+            data = logged.journal.read(logged.entry, memoryview(bytearray(size)))
+            self._store.set_apart_bytes(f"journal/{logged.entry.sha256}.dcm", data)
         extra = {"calling_ae": logged.kept.calling_ae, "sop_instance_uid": logged.kept.facts.sop_uid}
         log.error("an acknowledged instance went into the quarantine: %s", failure(why), extra=extra)
 
@@ -193,6 +220,7 @@ def _record(note: _Note) -> Record:
 
 
 def _is_hopeless(why: Exception) -> bool:
-    """Whether the database refused an instance for its own sake: it will do so for ever."""
-    cause = why.__cause__
-    return isinstance(cause, SQLAlchemyError) and not isinstance(cause, OperationalError | InterfaceError)
+    """Whether an instance cannot be filed for its own sake: not now, and not when disk and database are well."""
+    if isinstance(why, StoreFull):
+        return isinstance(why.__cause__, IntegrityError | DataError)
+    return not isinstance(why, OSError | SQLAlchemyError)

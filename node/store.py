@@ -49,16 +49,17 @@ class Store:
         for room in ("instances", "results", "scratch", "incoming"):
             self._room(root / room)
 
-    def open_part(self) -> Part:
-        """Begin to take an instance in; StoreFull where there is no room for any."""
+    def open_part(self, *, reserve: bool = False) -> Part:
+        """Begin to take an instance in; StoreFull where there is no room for any, the *reserve* left out."""
         with told():
-            self._check_room(0)
+            if not reserve:
+                self._check_room(0)
             return Part(self.root / "incoming" / f"{uuid4().hex}{PART}", self._check_room)
 
-    def check_room(self) -> None:
-        """Raise StoreFull where there is no room for any more."""
+    def check_room(self, wanted: int = 0) -> None:
+        """Raise StoreFull where there is no room for so many bytes more."""
         with told():
-            self._check_room(0)
+            self._check_room(wanted)
 
     @property
     def journals(self) -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -46,13 +47,21 @@ class Together(Generic[T]):
         if one.why is not None:
             raise one.why
 
+    @contextmanager
+    def nobody(self) -> Iterator[None]:
+        """Nobody is served for the block."""
+        with self._leading:
+            yield
+
     def _lead(self, together: list[T]) -> None:
         try:
             self._serve(together)
-        except Exception as why:  # noqa: BLE001 - each of those who wait raises it in its own thread
+        except BaseException as why:
             for one in together:
                 if not one.done:
-                    one.why = one.why or why
+                    one.why = one.why or (why if isinstance(why, Exception) else RuntimeError("its leader was ended"))
+            if not isinstance(why, Exception):  # else each of those who wait raises it in its own thread
+                raise
         finally:
             for one in together:
                 one.done = True

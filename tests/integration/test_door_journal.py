@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from pydicom import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 
 from node import filing
+from node.bootstrap import prepare
 from node.db import completion
 from node.db.completion import Open
+from node.journal import Journal, Record
 from node.scp import sendings
 from node.store import sha256_hex
-from node.testing import synthetic_ct
+from node.testing import part10, synthetic_ct
 from tests.integration.conftest import Door, OpenDoor
 from tests.integration.test_commitment_scp import CT, Requestor
 from tests.integration.test_scp import associate, send
@@ -78,6 +82,20 @@ def test_a_large_object_goes_its_own_way_behind_the_small_ones(open_door: OpenDo
     assert [row.sop_uid for row in rows] == [image.SOPInstanceUID for image in [*small, *large]]
     for row in rows:
         assert sha256_hex(door.store.path(row.path).read_bytes()) == row.content_sha
+
+
+def test_up_files_what_was_left_before_anything_else_begins(open_door: OpenDoor) -> None:
+    """Else the sweep could take a study for complete whose images wait in a journal."""
+    door = open_door()
+    journal = Journal.create(door.store.journals, 8 << 20)
+    data = part10(synthetic_ct(slices=1)[0])
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    journal.append([Record(data=memoryview(data), sha256=sha256_hex(data), calling_ae="SCANNER", at=at)])
+    journal.close(remove=False)
+    prepare(door.settings)
+    (row,) = door.rows()
+    assert (row.calling_ae, row.kept_at) == ("SCANNER", at)
+    assert list(door.store.journals.iterdir()) == []
 
 
 def test_a_refused_instance_leaves_nothing_in_the_journal(open_door: OpenDoor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import random
 import threading
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from node import journal as module
-from node.journal import Entry, Journal, JournalFull, Record
+from node.journal import Entry, Journal, JournalFull, NoJournal, Record
 from node.store import sha256_hex
 
 MIB = 1 << 20
@@ -26,12 +27,13 @@ def record(data: bytes) -> Record:
 
 def killed(journal: Journal) -> None:
     """Leave a journal as a process does that is killed."""
-    os.close(journal._file)
+    journal.close(remove=False)
 
 
 def left(folder: Path) -> list[tuple[Entry, bytes]]:
     """Return what is left behind in the one journal of a dead process."""
-    ((journal, entries),) = Journal.left_behind(folder)
+    (journal,) = Journal.left_behind(folder)
+    entries = [one for one in journal.entries() if one.is_whole]
     found = [(one, bytes(journal.read(one, memoryview(bytearray(one.size))))) for one in entries]
     killed(journal)
     return found
@@ -110,27 +112,84 @@ def test_what_is_not_filed_is_never_written_over(tmp_path: Path) -> None:
         journal.append([record(data)])
     journal.mark(2, durably=False)
     assert journal.append([record(data)])[0].number == 5
-    with pytest.raises(JournalFull):
-        journal.append([record(bytes(MIB // 2))])  # larger than a half: there is never room
+    with pytest.raises(ValueError, match="half a journal"):
+        journal.append([record(bytes(MIB // 2))])  # there is never room
 
 
-def test_an_instance_that_was_cut_short_is_left_out_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_instance_that_is_not_whole_is_told_of_and_stands_in_nobodys_way(tmp_path: Path) -> None:
     """Its head stands for the place of the next one."""
     journal = Journal.create(tmp_path, MIB)
     entries = journal.append([record(b"first"), record(b"second"), record(b"third")])
     damage(journal, entries[1].place)
+    assert [(entry.number, entry.is_whole) for entry in journal.entries()] == [(1, True), (2, False), (3, True)]
     killed(journal)
     assert [content for _, content in left(tmp_path)] == [b"first", b"third"]
-    assert "is not whole" in caplog.text
 
 
-def test_behind_a_damaged_head_nothing_is_believed(tmp_path: Path) -> None:
-    """What lies there may be of an older lap."""
+def test_behind_a_damaged_head_the_search_goes_on(tmp_path: Path) -> None:
+    """A record begins on a page, and its number says whether it was filed."""
     journal = Journal.create(tmp_path, MIB)
     entries = journal.append([record(b"first"), record(b"second"), record(b"third")])
     damage(journal, entries[1].place - 10)
     killed(journal)
-    assert [content for _, content in left(tmp_path)] == [b"first"]
+    assert [content for _, content in left(tmp_path)] == [b"first", b"third"]
+
+
+def test_a_journal_of_another_release_is_left_alone(tmp_path: Path) -> None:
+    """It may hold what nobody has filed."""
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(b"first")])
+    os.pwrite(journal._file, b"PACSJRN9", 0)
+    os.pwrite(journal._file, b"PACSJRN9", 4096)
+    killed(journal)
+    (found,) = Journal.left_behind(tmp_path)
+    with pytest.raises(NoJournal):
+        found.entries()
+    killed(found)
+    with pytest.raises(NoJournal):
+        Journal.waiting(tmp_path)
+
+
+def test_nobody_sees_a_journal_that_is_being_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second listener that starts just then takes nothing away."""
+    real, seen = fcntl.flock, list[list[str]]()
+
+    def flock(file: int, how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", real)
+        seen.append([one.path.name for one in Journal.left_behind(tmp_path / "other")])
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(b"mine")])
+    assert seen == [[]]
+    assert journal.path.exists() and list(Journal.left_behind(tmp_path)) == []
+    assert len(Journal.waiting(tmp_path)) == 1
+    killed(journal)
+
+
+def test_one_that_was_never_made_whole_goes(tmp_path: Path) -> None:
+    """Its maker died over it; no record can be in it."""
+    (tmp_path / "00-dead.making").write_bytes(b"")
+    assert list(Journal.left_behind(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sick_mark_is_not_the_end_of_a_sync_of_an_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the disk said to the mark it will not say again to whoever appends: nothing more is taken."""
+    journal = Journal.create(tmp_path, MIB)
+    journal.append([record(b"first")])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", _sick)
+        with pytest.raises(OSError, match="Input/output error"):
+            journal.mark(1, durably=True)
+    with pytest.raises(OSError, match="broken"):
+        journal.append([record(b"second")])
+    killed(journal)
+
+
+def _sick(_: int) -> None:
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
 
 
 def test_a_mark_that_was_cut_short_leaves_the_one_before(tmp_path: Path) -> None:
@@ -172,7 +231,8 @@ def test_a_journal_is_prepared_to_its_end_once(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, 10 * MIB)
     assert [journal.prepare() for _ in range(4)] == [True, True, True, False]
     killed(journal)
-    ((again, _),) = Journal.left_behind(tmp_path)
+    (again,) = Journal.left_behind(tmp_path)
+    assert again.entries() == []
     assert not again.prepare()
     killed(again)
 
@@ -187,8 +247,8 @@ def test_a_journal_is_taken_into_use_anew_and_what_was_in_it_stays_forgotten(rou
             number = journal.append([record(bytes(150_000))])[0].number
             journal.mark(number, durably=False)
         killed(journal)
-        ((journal, entries),) = Journal.left_behind(tmp_path)
-        assert entries == []
+        (journal,) = Journal.left_behind(tmp_path)
+        assert journal.entries() == []
         journal.begin_anew()
     assert journal.append([record(b"new")])[0].number == number + 1
     assert [entry.number for entry in Journal.waiting(tmp_path)] == [number + 1]
