@@ -127,7 +127,7 @@ MUTANTS = (
     _m("zeros go over a record", "node/journal.py", "        self._prepared = max(self._prepared, half.at)  # nobody", "        # nobody"),
     _m("a version overtakes in its batch", "node/intake.py", "self._keep_together(arrivals, in_order=True)", "self._keep_together(arrivals)"),
     _m("outages count as an instance's own fault", "node/logbook.py", "isinstance(why.__cause__, IntegrityError | DataError)", "True"),
-    _m("what is not filed is written over", "node/journal.py", "other.last > self._filed or ", ""),
+    _m("what is not filed is written over", "node/journal.py", "            if other.last > self._filed:\n                return None\n"),
     _m("what is filed is not marked", "node/filing.py", "                journal.mark(number, durably=", "                bool("),
     _m("what cannot be filed keeps nobody out", "node/logbook.py", "        self._filing.admit()\n"),
     _m("a version with a file of its own overtakes", "node/intake.py", "self.logbook is not None and not self.logbook.rest()", "False"),
