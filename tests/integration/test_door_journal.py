@@ -14,6 +14,7 @@ from node.db import completion
 from node.db.completion import Open
 from node.journal import Journal, Record
 from node.scp import sendings
+from node.scp.sendings import Sendings
 from node.store import sha256_hex
 from node.testing import part10, synthetic_ct
 from tests.integration.conftest import Door, OpenDoor
@@ -27,7 +28,6 @@ def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is filed before somebody needs it."""
     monkeypatch.setattr(filing, "_LULL", 3600.0)
     monkeypatch.setattr(filing, "_LONGEST", 3600.0)
-    monkeypatch.setattr(sendings, "_PAUSE", 3600.0)
 
 
 def bring(door: Door, images: list[Dataset]) -> None:
@@ -35,8 +35,11 @@ def bring(door: Door, images: list[Dataset]) -> None:
     assert send(door, *images) == [0] * len(images)
 
 
-def test_who_asks_for_commitment_right_after_the_answer_hears_that_all_is_there(open_door: OpenDoor) -> None:
+def test_who_asks_for_commitment_right_after_the_answer_hears_that_all_is_there(
+    open_door: OpenDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The question is taken when what was acknowledged is in the table."""
+    monkeypatch.setattr(Sendings, "_tell", lambda _: None)  # word of the association would have all filed
     port = free_port()
     peer = {"name": "scanner", "ae_title": "SCANNER", "host": "127.0.0.1", "port": port, "timeout": 5}
     requestor = Requestor(open_door(peer=[peer], journal=True), port)
