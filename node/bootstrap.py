@@ -96,20 +96,12 @@ def prepare(settings: Settings) -> None:
     migrate(settings.database)
     services = build(settings, "prepare")
     try:
-        _file_left(services)
+        services.intake().file_left(_FILED_WITHIN)  # before the sweep takes their studies for complete
         services.care().reconcile()
     except (OSError, SQLAlchemyError) as why:  # the sweep tries again; better to receive than to be tidy
         log.error("the store was not compared with the table: %s", failure(why))
     finally:
         services.database.engine.dispose()
-
-
-def _file_left(services: Services) -> None:
-    """File what dead listeners left in their journals: before the sweep takes their studies for complete."""
-    intake = services.intake()
-    intake.open_logbook(0)
-    if intake.logbook is not None:
-        intake.logbook.close(limit=_FILED_WITHIN)
 
 
 def build(settings: Settings, role: str) -> Services:

@@ -87,13 +87,6 @@ class Filing:
             self._added += len(logged)
             self._newest = now
 
-    def add_left_behind(self, journal: Journal, logged: Sequence[Logged]) -> None:
-        """Have what is left in a dead listener's journal filed, and the journal removed behind it."""
-        if logged:
-            log.warning("a listener left instances in its journal: they are filed now", extra={"count": len(logged)})
-            self.add(logged)
-        self.retire(journal)
-
     def retire(self, journal: Journal) -> None:
         """Nothing more comes from *journal*: have it removed when all that is in it is filed."""
         with self._changed:
@@ -110,8 +103,9 @@ class Filing:
                 raise StoreFull(f"what came before is not filed yet: {why}") from self._trouble
 
     def _goes_well(self) -> bool:
-        is_stuck = self._waiting and time.monotonic() - self._progress > _STUCK
-        return self._trouble is None and not is_stuck
+        if not self._waiting:  # what went wrong, went wrong with nobody's instance
+            return True
+        return self._trouble is None and time.monotonic() - self._progress <= _STUCK
 
     def rest(self, limit: float) -> bool:
         """Wait until all that is here now is filed, *limit* seconds at most; return whether that is so."""
@@ -147,6 +141,9 @@ class Filing:
             except Exception as why:  # noqa: BLE001 - without this thread nobody could send any more
                 log.error("filing failed: %s", failure(why))
                 self._be_troubled(why)
+        self._let_go()
+        for journal in self._leaving:  # another process may file what is left in them
+            journal.close(remove=False)
 
     def _step(self, batch: list[Logged]) -> None:
         if not batch:

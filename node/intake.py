@@ -130,6 +130,10 @@ class Intake:
         self.logbook = Logbook(self.store, self._keep_all, self.as_kept, size=size)
         self.logbook.open()
 
+    def file_left(self, limit: float) -> None:
+        """File what dead listeners left in their journals, *limit* seconds at most."""
+        Logbook(self.store, self._keep_all, self.as_kept, size=0).file_left(limit)
+
     def rest(self, limit: float) -> bool:
         """Wait until what was acknowledged is in the table, *limit* seconds at most; return whether it is."""
         return self.logbook is None or self.logbook.rest(limit)

@@ -33,6 +33,7 @@ _HEAD = struct.Struct("<8sQII32s")
 _CRC = struct.Struct("<I")
 _MARK = struct.Struct("<8sQQ")  # the last number that is filed, and up to where the file is prepared
 _PAGE = 4096  # records begin on one: what is not overwritten whole would have to be read first
+_SAID_AT_MOST = 2 * _PAGE  # bytes of a record beside its data
 _MARKS = 2  # written in turn: one of them is whole, whenever the power goes
 _HALVES = 2
 _STRETCH = 4 << 20  # bytes that are prepared at once
@@ -129,6 +130,8 @@ class Journal:
         """
         if self._is_broken:
             raise OSError("the journal is broken")
+        if max(len(record.data) for record in records) + _SAID_AT_MOST > self._halves[0].end - self._halves[0].start:
+            raise ValueError("an instance larger than half a journal")
         entries: list[Entry] = []
         try:
             for record in records:
@@ -151,8 +154,6 @@ class Journal:
         said = json.dumps({"calling_ae": record.calling_ae, "at": record.at.isoformat()}).encode()
         head = _HEAD.size + len(said) + _CRC.size
         length = -(-(head + len(record.data)) // _PAGE) * _PAGE
-        if length > min(half.end - half.start for half in self._halves):
-            raise ValueError("an instance larger than half a journal")
         with self._alone:
             place = self._room(length)
         if place is None:

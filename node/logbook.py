@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -55,29 +55,47 @@ class Logbook:
 
     def open(self) -> None:
         """Begin: first with what dead listeners left in their journals."""
-        try:
-            for journal in Journal.left_behind(self._store.journals):
-                self._take_over(journal)
-        except OSError as why:  # a person has to look; who sends shall not wait for that
-            log.error("the journals of dead listeners cannot be read: %s", failure(why))
+        for journal in self._take_over():
+            if self._journal is not None or journal.size != self._size:
+                self._filing.retire(journal)
+            else:
+                journal.begin_anew()
+                self._journal = journal
         self._filing.start()
         if self._journal is None:
             self._renew()
         else:
             self._filing.find_work()
 
-    def _take_over(self, journal: Journal) -> None:
-        """Have what a dead listener left filed; take its journal into use where nothing is left in it."""
+    def file_left(self, limit: float) -> None:
+        """In place of `open`: file what dead listeners left, *limit* seconds at most, and let go of it."""
+        for journal in self._take_over():
+            journal.close(remove=False)
+        self._filing.start()
+        self._filing.finish(limit)
+
+    def _take_over(self) -> Iterator[Journal]:
+        """Have what dead listeners left filed; yield the journals in which nothing is left."""
+        try:
+            for journal in Journal.left_behind(self._store.journals):
+                if self._is_empty(journal):
+                    yield journal
+        except OSError as why:  # a person has to look; who sends shall not wait for that
+            log.error("the journals of dead listeners cannot be read: %s", failure(why))
+
+    def _is_empty(self, journal: Journal) -> bool:
+        """Return whether a journal holds nothing; have filed what it holds."""
         try:
             entries = journal.entries()
-            if entries or self._journal is not None or journal.size != self._size:
-                self._filing.add_left_behind(journal, self._left(journal, entries))
-            else:
-                journal.begin_anew()
-                self._journal = journal
+            if entries:
+                log.warning("a listener left instances in its journal", extra={"count": len(entries)})
+                self._filing.add(self._left(journal, entries))
+                self._filing.retire(journal)
+            return not entries
         except (OSError, ValueError, LookupError, StoreFull) as why:  # it stays as it is, for a person
             log.error("a journal cannot be read: %s", failure(why), extra={"journal": journal.path.name})
             journal.close(remove=False)
+            return False
 
     def close(self, limit: float) -> None:
         """File what is in the journal, *limit* seconds at most; what is left is filed at the next start."""

@@ -172,6 +172,52 @@ def test_the_next_listener_takes_the_journal_into_use(world: World, opened: Open
     smaller.logbook.close(limit=10)
 
 
+def test_up_leaves_an_empty_journal_to_the_listener(world: World, opened: Opened) -> None:
+    """Else it would be made and prepared again at each start."""
+    intake = opened()
+    assert intake.logbook is not None
+    intake.logbook.close(limit=10)
+    (before,) = world.store.journals.iterdir()
+    Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node").file_left(10)
+    opened()
+    assert list(world.store.journals.iterdir()) == [before]
+
+
+def test_what_up_cannot_file_the_listener_files(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up lets go of it: its process lives on."""
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "keep_instances", never)
+        patch.setattr("node.intake._PATIENCE", 0.0)
+        intake = opened()
+        keep(intake, *synthetic_ct(slices=1))
+        killed(intake)
+        Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node").file_left(0.5)
+    assert rows(world) == []
+    assert opened().rest(10)
+    assert len(rows(world)) == 1
+
+
+def test_a_failure_beside_the_filing_keeps_nobody_out(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No memory for preparing, say: nobody's instance waits for it."""
+    failed = threading.Event()
+
+    def prepare(_: Journal) -> bool:
+        failed.set()
+        raise MemoryError
+
+    monkeypatch.setattr(Journal, "prepare", prepare)
+    monkeypatch.setattr(filing, "_PATIENCE", 0.1)
+    intake = opened()
+    assert failed.wait(10)
+    threading.Event().wait(0.2)  # for what follows the failure
+    keep(intake, *synthetic_ct(slices=1))
+    assert intake.rest(10)
+
+
 def test_without_a_journal_of_its_own_a_listener_files_what_others_left(
     world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
