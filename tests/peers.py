@@ -58,6 +58,17 @@ def store_command(sop_uid: bytes, sop_class: bytes = CT.encode() + b"\0") -> byt
     return command(1, e0002=sop_class, e1000=sop_uid + b"\0" * (len(sop_uid) % 2), e0700=b"\2\0")
 
 
+def status_of(body: bytes) -> int:
+    """Return the status in a P-DATA-TF PDU of one command set; -1 where there is none."""
+    place, data = 0, body[6:]
+    while place < len(data):
+        _, element, length = struct.unpack_from("<HHI", data, place)
+        if element == 0x0900:
+            return int(struct.unpack_from("<H", data, place + 8)[0])
+        place += 8 + length
+    return -1
+
+
 class Raw:
     """One connection."""
 
@@ -91,15 +102,7 @@ class Raw:
     def status(self) -> int:
         """Return the status of the answer that comes next; -1 where it is another PDU."""
         kind, body = self.answer()
-        if kind != P_DATA:
-            return -1
-        place, data = 0, body[6:]
-        while place < len(data):
-            _, element, length = struct.unpack_from("<HHI", data, place)
-            if element == 0x0900:
-                return int(struct.unpack_from("<H", data, place + 8)[0])
-            place += 8 + length
-        return -1
+        return status_of(body) if kind == P_DATA else -1
 
     def close(self) -> None:
         """Close it."""

@@ -25,7 +25,7 @@ from node.scp.commands import C_STORE_RQ, C_STORE_RSP, BadCommand, read_command,
 from node.scp.listener import Listener, WaitingRoom, _Guest
 from tests.fuzz import datasets, grammar
 from tests.fuzz.world import ADDRESS, Line, World, pdus, world
-from tests.peers import P_DATA, VERIFICATION, Raw, command, p_data, pdu, store_command
+from tests.peers import P_DATA, VERIFICATION, Raw, command, p_data, pdu, status_of, store_command
 
 _STATUSES = {0x0000, 0x0106, 0x0110, 0x0111, 0x0112, 0x0113, 0x0115, 0x0118, 0x0120, 0x0121, 0x0122, 0x0123, 0x0124,
              0x0211, 0x0213, 0xA700, 0xA710, 0xA900, 0xC000}  # fmt: skip
@@ -219,7 +219,7 @@ class Behind(Target):
         line = self.world.say(self._honest)
         said = pdus(line.heard)
         promise([kind for kind, _ in said] == [P_DATA, 6], f"an honest peer is served: {said}")
-        promise(_status(said[0][1]) == 0, "with success")
+        promise(status_of(said[0][1]) == 0, "with success")
 
 
 def _honest_stream(*, verifies: bool = False) -> bytes:
@@ -231,21 +231,12 @@ def _honest_stream(*, verifies: bool = False) -> bytes:
     return said + _RELEASE
 
 
-def _status(body: bytes) -> int:
-    place, data = 0, body[6:]
-    while place < len(data):
-        _, element, length = struct.unpack_from("<HHI", data, place)
-        if element == 0x0900:
-            return int(struct.unpack_from("<H", data, place + 8)[0])
-        place += 8 + length
-    return -1
-
-
 def _check_answer(body: bytes) -> None:
     length, _, control = struct.unpack_from(">IBB", body)
     promise(length == len(body) - 4, "one value fills its PDU")
     if control & 1:
-        promise(control & 2 == 2 and _status(body) in _STATUSES, f"a status that is documented: {_status(body):04X}")
+        status = status_of(body)
+        promise(control & 2 == 2 and status in _STATUSES, f"a status that is documented: {status:04X}")
 
 
 class Streams(Behind):
@@ -356,7 +347,7 @@ class Doors(Behind):
             pdus(heard)
         said = pdus(self._say(grammar.HONEST_REQUEST + _honest_stream(verifies=True)))
         promise([kind for kind, _ in said] == [2, P_DATA, P_DATA, 6], f"an honest peer is served: {said}")
-        promise(all(_status(body) == 0 for kind, body in said[1:3]), "with success")
+        promise(all(status_of(body) == 0 for kind, body in said[1:3]), "with success")
 
     def _say(self, data: bytes) -> bytes:
         peer, heard = Raw(self.world.settings.port), b""

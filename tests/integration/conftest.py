@@ -12,13 +12,32 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from node.bootstrap import Services, build, prepare
 from node.db.session import Database, migrate, open_engine
 from node.db.tables import InstanceRow
 from node.intake import Intake
 from node.scp.server import start_scp
-from node.settings import Settings
+from node.settings import Settings, load_settings
 from node.store import Store
 from node.testing import FixedClock
+from workers.inference import InferenceChild
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[InferenceChild]:
+    """One inference process for all tests of a file."""
+    child = InferenceChild()
+    yield child
+    child.kill()
+
+
+def services_in(home: Path, configuration: str) -> Services:
+    """Return a worker's services of a fresh home with this pacs-node.toml."""
+    (home / "pacs-node.toml").write_text(configuration, encoding="utf-8")
+    settings = load_settings(home)
+    prepare(settings)
+    return build(settings, "worker-gpu")
+
 
 SENDER = {"name": "scanner", "ae_title": "SCANNER", "host": "127.0.0.1", "port": 104}
 

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
-from node.bootstrap import Services, build, prepare
+from node.bootstrap import Services
 from node.db import jobs, studies
 from node.domain.job import Job, JobState
 from node.planning import settle_due
-from node.settings import load_settings
 from node.testing import part10, synthetic_ct
+from tests.integration.conftest import services_in
 from workers.inference import InferenceChild
 from workers.tasks import run_most_urgent
 
@@ -38,19 +38,7 @@ Change = Callable[[list[Dataset]], object]
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     """A node with one rule."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "pacs-node.toml").write_text(CONFIGURATION, encoding="utf-8")
-    settings = load_settings(home)
-    prepare(settings)
-    return build(settings, "worker-gpu")
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[InferenceChild]:
-    """One inference process for all tests."""
-    child = InferenceChild()
-    yield child
-    child.kill()
+    return services_in(tmp_path_factory.mktemp("home"), CONFIGURATION)
 
 
 def settled(services: Services, images: list[Dataset], study_uid: str) -> list[Job]:

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from models import catalogue
-from node.bootstrap import Services, build, prepare
+from node.bootstrap import Services
 from node.db import events, jobs, results
 from node.db.results import Outcome
 from node.domain.job import Job, JobState
 from node.domain.result import DeliveryState
 from node.errors import GpuOutOfMemory
 from node.planning import settle_due
-from node.settings import load_settings
 from node.testing import part10, thorax_study
+from tests.integration.conftest import services_in
 from workers.inference import InferenceChild, Ran, Request
 from workers.tasks import run_most_urgent
 
@@ -54,19 +53,7 @@ destinations = ["pacs", "archive"]
 @pytest.fixture(scope="module")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Services:
     """A node with two destinations of different profiles."""
-    home = tmp_path_factory.mktemp("home")
-    (home / "pacs-node.toml").write_text(CONFIGURATION, encoding="utf-8")
-    settings = load_settings(home)
-    prepare(settings)
-    return build(settings, "worker-gpu")
-
-
-@pytest.fixture(scope="module")
-def child() -> Iterator[InferenceChild]:
-    """One inference process for all tests."""
-    child = InferenceChild()
-    yield child
-    child.kill()
+    return services_in(tmp_path_factory.mktemp("home"), CONFIGURATION)
 
 
 @pytest.fixture(scope="module")

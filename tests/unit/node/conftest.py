@@ -284,3 +284,23 @@ def world(database: Database, tmp_path: Path) -> World:
 def sqlite_world(sqlite_database: Database, tmp_path: Path) -> World:
     """A node without processes on SQLite, for what is the same on both."""
     return World(sqlite_database, tmp_path / "home")
+
+
+JOURNAL = 8 << 20  # bytes
+
+
+@pytest.fixture
+def opened(world: World) -> Iterator[Callable[[], Intake]]:
+    """Return a function that opens the store's listener anew, as a process does that starts."""
+    all_of_them: list[Intake] = []
+
+    def start() -> Intake:
+        intake = Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node")
+        intake.open_logbook(JOURNAL)
+        all_of_them.append(intake)
+        return intake
+
+    yield start
+    for intake in all_of_them:
+        assert intake.logbook is not None
+        intake.logbook.close(limit=10)
