@@ -22,9 +22,9 @@ from node.logs import failure
 log = logging.getLogger(__name__)
 
 _TOGETHER = 64  # instances of one transaction
-_LULL = 0.03  # seconds without a new instance: now the disk and the processor have time for files
-_IDLE = 0.1  # seconds of it after which there is time for other things
-_LONGEST = 1.0  # seconds that an instance waits for a lull
+_LULL = 0.1  # seconds without a new instance: now the disk and the processor have time for files
+_IDLE = 0.2  # seconds of it after which there is time for other things
+LONGEST = 5.0  # seconds that an instance waits for a lull
 _AGAIN = 0.5  # seconds between two tries
 _PATIENCE = 2.0  # seconds in which trouble may end by itself, before a sender is asked to come again
 _STUCK = 20.0  # seconds without any progress
@@ -50,10 +50,14 @@ class Filing:
     """What waits in journals to be filed, and the thread that does it from `start` until `finish`."""
 
     def __init__(
-        self, file_all: FileAll, hopeless: Callable[[Exception], bool], set_apart: SetApart, idle: Callable[[], bool]
-    ) -> None:
-        """*idle* does a little of what has time when nothing waits; returns whether there is more of it."""
-        self._idle, self._has_work = idle, False
+        self, file_all: FileAll, hopeless: Callable[[Exception], bool], set_apart: SetApart, idle: Callable[[], bool],
+        *, longest: float = LONGEST,
+    ) -> None:  # fmt: skip
+        """*idle* does a little of what has time when nothing waits; returns whether there is more of it.
+
+        No instance waits for a lull longer than *longest* seconds.
+        """
+        self._idle, self._has_work, self._longest = idle, False, longest
         self._file_all, self._hopeless, self._set_apart = file_all, hopeless, set_apart
         self._waiting: deque[tuple[Logged, float]] = deque()  # with the time when it came, monotonic seconds
         self._added = self._struck = self._wanted = 0  # all that ever came, was filed, shall be filed without a pause
@@ -108,8 +112,25 @@ class Filing:
         return self._trouble is None and time.monotonic() - self._progress <= _STUCK
 
     def rest(self, limit: float) -> bool:
-        """Wait until all that is here now is filed, *limit* seconds at most; return whether that is so."""
+        """Have all that is here now filed without waiting for a lull; wait for it, *limit* seconds at most.
+
+        Returns whether it is filed.
+        """
         return self._hurry(self._added, limit)
+
+    def hurry(self) -> None:
+        """Have all that is here now filed without waiting for a lull, and wait for nothing."""
+        self._hurry(self._added, 0.0)
+
+    def latest(self) -> Callable[[float], bool]:
+        """Return what waits until all that is here now is filed, so many seconds at most, and hurries nobody."""
+        wanted = self._added
+
+        def is_filed(limit: float) -> bool:
+            with self._changed:
+                return self._changed.wait_for(lambda: self._struck >= wanted, timeout=limit)
+
+        return is_filed
 
     def make_room(self, limit: float) -> bool:
         """Wait until something is filed, *limit* seconds at most; return whether that is so."""
@@ -189,10 +210,8 @@ class Filing:
                         self._has_work = False
                         return []
                     continue
-                due = min(self._newest + _LULL, self._waiting[0][1] + _LONGEST)
-                if now >= due:
-                    self._wanted = self._added
-                if self._struck < self._wanted:
+                due = min(self._newest + _LULL, self._waiting[0][1] + self._longest)
+                if now >= due or self._struck < self._wanted:  # and senders who come back are not in its way for long
                     return [logged for logged, _ in islice(self._waiting, self._together)]
                 self._changed.wait(due - now)
         return None

@@ -22,6 +22,7 @@ from node.domain.study import InstanceFacts
 from node.domain.verdict import BEARERS
 from node.errors import StoreFull, UnreadableInstance
 from node.failpoints import reach
+from node.filing import LONGEST
 from node.logbook import Logbook
 from node.part import Part
 from node.store import Store
@@ -125,9 +126,12 @@ class Intake:
         self._arrivals = Together(self._keep_together)
         self.logbook: Logbook | None = None
 
-    def open_logbook(self, size: int) -> None:
-        """Take instances by way of a journal of *size* bytes from now on; file what a dead listener left in its own."""
-        self.logbook = Logbook(self.store, self._keep_all, self.as_kept, size=size)
+    def open_logbook(self, size: int, *, longest: float = LONGEST) -> None:
+        """Take instances by way of a journal of *size* bytes from now on; file what a dead listener left in its own.
+
+        No instance waits for its row longer than *longest* seconds.
+        """
+        self.logbook = Logbook(self.store, self._keep_all, self.as_kept, size=size, longest=longest)
         self.logbook.open()
 
     def file_left(self, limit: float) -> None:
@@ -137,6 +141,10 @@ class Intake:
     def rest(self, limit: float) -> bool:
         """Wait until what was acknowledged is in the table, *limit* seconds at most; return whether it is."""
         return self.logbook is None or self.logbook.rest(limit)
+
+    def latest(self) -> Callable[[float], bool]:
+        """Return what waits until all that is acknowledged now is in the table, so many seconds at most."""
+        return (lambda _: True) if self.logbook is None else self.logbook.latest()
 
     def keep(self, data: bytes, *, calling_ae: str, sop_class: str = "", sop_uid: str = "") -> InstanceFacts:
         """Keep one whole Part-10 encoded instance, as `Incoming.keep` does."""

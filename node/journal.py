@@ -98,6 +98,7 @@ class Journal:
         self._number, self._filed, self._marked_at = 0, 0, 0
         self._prepared = _MARKS * _PAGE  # what lies before it was written once: a sync has nothing more to say of it
         self._alone = threading.Lock()  # of the place where the next record goes
+        self.turns = 0  # from one half to the other
         self._is_broken = False  # a write or sync failed: what lies behind it could not be found again
 
     @classmethod
@@ -177,6 +178,7 @@ class Journal:
             if other.last > self._filed:
                 return None
             self._halves = [other, half]
+            self.turns += 1
             half, other.at = other, other.start
         half.at += length
         self._prepared = max(self._prepared, half.at)  # nobody writes zeros where a record is going to be

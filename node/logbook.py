@@ -13,7 +13,7 @@ from node.db.studies import Kept
 from node.dicom.header import read_facts
 from node.domain.study import InstanceFacts
 from node.errors import StoreFull, UnreadableInstance
-from node.filing import Filing, Logged
+from node.filing import LONGEST, Filing, Logged
 from node.journal import Entry, Journal, JournalFull, Record
 from node.logs import failure
 from node.part import Part
@@ -46,10 +46,13 @@ class Logbook:
     instance has its file and its row before success is said.
     """
 
-    def __init__(self, store: Store, keep_all: KeepAll, as_kept: AsKept, *, size: int) -> None:
+    def __init__(
+        self, store: Store, keep_all: KeepAll, as_kept: AsKept, *, size: int, longest: float = LONGEST
+    ) -> None:
+        """*size* in bytes; no instance waits longer than *longest* seconds for a moment in which nobody sends."""
         self._store, self._keep_all, self._as_kept, self._size = store, keep_all, as_kept, size
         self._notes = Together(self._append)
-        self._filing = Filing(self._file, _is_hopeless, self._set_apart, self._prepare)
+        self._filing = Filing(self._file, _is_hopeless, self._set_apart, self._prepare, longest=longest)
         self._journal: Journal | None = None
         self._memories: list[memoryview] = []  # that nobody uses
 
@@ -108,6 +111,10 @@ class Logbook:
         """Wait until all that was noted is in the table, *limit* seconds at most; return whether it is."""
         return self._filing.rest(limit)
 
+    def latest(self) -> Callable[[float], bool]:
+        """Return what waits until all that is noted now is in the table, so many seconds at most; nobody is hurried."""
+        return self._filing.latest()
+
     def memory(self) -> memoryview | None:
         """Return memory for one instance; StoreFull where what came before cannot be filed, or no room is left."""
         self._filing.admit()
@@ -133,6 +140,7 @@ class Logbook:
             journal = self._journal
             if journal is None:
                 raise StoreFull("the journal is closed")
+            turns = journal.turns
             try:
                 entries = journal.append([_record(one) for one in together])
             except ValueError as why:
@@ -147,6 +155,8 @@ class Logbook:
             except Exception:
                 self._give_up(journal)
                 raise
+            if journal.turns != turns:  # the half that is full has to be filed before this one is
+                self._filing.hurry()
             self._filing.add([
                 Logged(journal=journal, entry=entry, kept=one.kept)
                 for entry, one in zip(entries, together, strict=False)

@@ -315,7 +315,7 @@ class Settings(BaseSettings):
     max_waiting_per_address: int = Field(default=128, ge=1, le=100_000)
     network_timeout: float = Field(default=60.0, gt=0)  # seconds of silence after which an association is aborted
     max_instance_bytes: int = Field(default=2 << 30, ge=1 << 20)  # larger instances are refused with 0xA700
-    journal_mib: int = Field(default=256, ge=0, le=65536)  # of each listener, taken at its start; 0: none
+    journal_mib: int = Field(default=1024, ge=0, le=65536)  # of each listener, taken at its start; 0: none
     min_free_bytes: int = Field(default=1 << 30, ge=0)  # below this the node refuses instances with 0xA700
     disk_low_percent: float = Field(default=2.0, ge=0, le=50)  # with less of the disk free, associations are put off
     keep_inputs_days: float = Field(default=0.0, ge=0, le=36500)  # received images of finished studies; 0: for ever

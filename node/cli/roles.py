@@ -14,6 +14,7 @@ import typer
 from node.bootstrap import build, prepare
 from node.cli.common import Home, Parent, app, out, settings_for
 from node.errors import SettingsError
+from node.filing import LONGEST
 from node.processes import end_with_parent, stop_event
 from node.scp.sendings import Sendings
 from node.scp.server import start_scp
@@ -85,8 +86,9 @@ def scp(home: Home = None, parent: Parent = 0) -> None:
     services = build(settings, "scp")
     _raise_descriptors()
     intake = services.intake()
-    intake.open_logbook(settings.journal_mib << 20)
-    sendings = Sendings(services.database, services.now, intake.rest)
+    # A study shall not look quiet because its rows are late.
+    intake.open_logbook(settings.journal_mib << 20, longest=min(LONGEST, settings.quiet_period.total_seconds() / 4))
+    sendings = Sendings(services.database, services.now, intake.latest)
     door = start_scp(settings, intake, sendings)
     while not stopped.wait(_LOOK):
         pass

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, ClassVar, cast
 
 from pynetdicom import evt
@@ -56,6 +57,7 @@ UNRECOGNISED, UNEXPECTED, BAD_VALUE = 0x01, 0x02, 0x06  # PS3.8 9.3.8: why the p
 PERMANENT, TRANSIENT = 0x01, 0x02  # PS3.8 9.3.4
 NOT_RECOGNISED = 0x01, 0x03  # the service user: calling AE title
 NO_SUCH_APPLICATION, NO_SUCH_VERSION, LIMIT_EXCEEDED = (0x01, 0x02), (0x02, 0x02), (0x03, 0x02)
+_USUAL_REQUEST = 1 << 14  # bytes; larger ones are not remembered
 _BEFORE_NO = 0.02  # seconds: pynetdicom takes a rejection that comes before it looks for an abort
 _LONGEST_COMMAND = 1 << 16  # bytes of a command set; real ones have a few hundred
 _LONGEST_MESSAGE = 1 << 25  # bytes of a data set that is no instance: e.g. a commitment request for 300,000 of them
@@ -65,6 +67,18 @@ _ANSWERED = {N_CREATE: "mpps.answered", N_SET: "mpps.answered", N_ACTION: "commi
 def _certificate(connection: socket.socket) -> str | None:
     shown = connection.getpeercert(binary_form=True) if isinstance(connection, ssl.SSLSocket) else None
     return None if shown is None else fingerprint(shown)
+
+
+def _understood(request: bytes) -> tuple[A_ASSOCIATE_RQ, A_ASSOCIATE]:
+    """Return a request for an association, decoded and as a primitive."""
+    pdu = A_ASSOCIATE_RQ()
+    pdu.decode(request)
+    return pdu, pdu.to_primitive()
+
+
+# A peer asks with the same bytes each time, and 128 presentation contexts take longer than an image. Nothing changes
+# either of the two objects after this.
+_known = lru_cache(maxsize=32)(_understood)
 
 
 class Misbehaved(Exception):
@@ -193,10 +207,9 @@ class Receiver(Association):
             self._wire.close()
 
     def _negotiate(self) -> bool:
-        request = A_ASSOCIATE_RQ()
         try:
-            request.decode(self._request)
-            self.requestor.primitive = request.to_primitive()
+            understood = _known if len(self._request) <= _USUAL_REQUEST else _understood
+            request, self.requestor.primitive = understood(self._request)
             calling_ae = str(self.requestor.primitive.calling_ae_title).strip()
         except Exception as why:
             raise Misbehaved(BAD_VALUE, "no A-ASSOCIATE-RQ") from why

@@ -25,15 +25,18 @@ log = logging.getLogger(__name__)
 _PAUSE = 0.5  # seconds in which news is gathered into one transaction
 _AGAIN = 2.0  # seconds between two tries to reach the database
 
+#: Returns what waits, so many seconds at most, for what was there when it was asked; that returns whether it came.
+Latest = Callable[[], Callable[[float], bool]]
+
 
 class Sendings:
     """The associations of one listener, and a thread that tells the table of them for as long as there is news."""
 
     def __init__(
-        self, database: Database, now: Callable[[], datetime], rest: Callable[[float], bool] = lambda _: True
+        self, database: Database, now: Callable[[], datetime], latest: Latest = lambda: lambda _: True
     ) -> None:
-        """*rest* waits until what the associations brought stands in the table."""
-        self._database, self._now, self._rest = database, now, rest
+        """*latest* returns what waits until all that the associations brought until then stands in the table."""
+        self._database, self._now, self._latest = database, now, latest
         self._open: dict[Hashable, Open] = {}
         self._news: dict[str, Open] = {}  # to be written
         self._told: set[str] = set()  # written
@@ -87,8 +90,9 @@ class Sendings:
                     self._telling = None
                     self._changed.notify_all()
                     return
-            if not self._rest(_AGAIN):  # nothing is said of instances that are not in the table yet
-                continue
+            is_there = self._latest()  # nothing is said of instances that are not in the table yet
+            while not is_there(_AGAIN):
+                log.debug("what associations brought is not in the table yet")
             try:
                 self._write(news, over, owner)
             except SQLAlchemyError as why:

@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import pydicom.config
 from pynetdicom import AE, ALL_TRANSFER_SYNTAXES, AllStoragePresentationContexts, _config, evt
 from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated names
     ModalityPerformedProcedureStep,
@@ -39,6 +40,8 @@ _NEGOTIATING = 32  # threads beside those of associations: for requests that are
 _REJECTION = bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # PS3.8 9.3.4: transient, presentation, local limit exceeded
 
 _config.UNRESTRICTED_STORAGE_SERVICE = True  # private and future storage classes are stored too
+# Each UID of each presentation context would be looked at once more; pynetdicom has looked, and header.py does.
+pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own lines repeat headers
 
 
@@ -121,7 +124,7 @@ class Door:
 def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = None) -> Door:
     """Listen for associations until the returned door is shut down; *sendings* may be given to be waited for."""
     ae = make_ae(settings)
-    sendings = sendings or Sendings(intake.database, intake.now, intake.rest)
+    sendings = sendings or Sendings(intake.database, intake.now, intake.latest)
     reporter = Reporter(intake.database, intake.store, settings, intake.now, identity("scp"))
     no_senders = _no_senders(settings)
     bound: list[Any] = [

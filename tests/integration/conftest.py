@@ -89,7 +89,7 @@ def open_door(tmp_path: Path) -> Iterator[OpenDoor]:
             door = Door(settings, Database(engine), store or Store(settings.home / "store"))
             intake = Intake(door.database, door.store, FixedClock(), manufacturer=settings.manufacturer)
             if journal:
-                intake.open_logbook(8 << 20)
+                intake.open_logbook(8 << 20, longest=3600.0)
                 assert intake.logbook is not None
                 stack.callback(intake.logbook.close, limit=10)
             server = start_scp(settings, intake)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pydicom
 import pytest
 
+from node.scp.receiver import _known
 from node.testing import part10, synthetic_ct
 from tests.integration.conftest import Door
 from tests.integration.test_scp import data_set
@@ -187,3 +188,20 @@ def test_a_request_for_what_cannot_be_is_aborted_and_is_no_failure_of_ours(
     again = Raw(door.settings.port, associate_rq())
     assert again.answer()[0] == ACCEPT
     again.close()
+
+
+def test_a_request_that_was_understood_once_is_answered_alike_each_time(door: Door) -> None:
+    """The same bytes, twice at once: the same answer, and each association keeps what it has agreed on for itself."""
+    request = associate_rq(*CONTEXTS)
+    before = _known.cache_info().hits
+    first, second = Raw(door.settings.port, request), Raw(door.settings.port, request)
+    answers = [one.answer() for one in (first, second)]
+    assert answers[0][0] == ACCEPT and answers[0] == answers[1]
+    assert _known.cache_info().hits > before
+    other = Raw(door.settings.port, associate_rq(*CONTEXTS[:2]))
+    assert other.answer() != answers[0]
+    first.close()
+    second.send(p_data(3, 3, command(0x0030, has_data=False, e0002=padded(VERIFICATION))))
+    assert second.status() == 0
+    for one in (second, other):
+        one.close()

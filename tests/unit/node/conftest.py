@@ -25,6 +25,7 @@ from node.domain.result import Delivery
 from node.domain.rule import Rule
 from node.domain.study import InstanceFacts, Study
 from node.errors import BrokerAway
+from node.filing import LONGEST
 from node.intake import Intake
 from node.planning import Planned, settle_due
 from node.settings import Settings
@@ -290,13 +291,13 @@ JOURNAL = 8 << 20  # bytes
 
 
 @pytest.fixture
-def opened(world: World) -> Iterator[Callable[[], Intake]]:
+def opened(world: World) -> Iterator[Callable[..., Intake]]:
     """Return a function that opens the store's listener anew, as a process does that starts."""
     all_of_them: list[Intake] = []
 
-    def start() -> Intake:
+    def start(*, longest: float = LONGEST) -> Intake:
         intake = Intake(world.database, world.store, world.clock, manufacturer="pacs-ai-node")
-        intake.open_logbook(JOURNAL)
+        intake.open_logbook(JOURNAL, longest=longest)
         all_of_them.append(intake)
         return intake
 

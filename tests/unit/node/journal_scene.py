@@ -14,7 +14,7 @@ from node.intake import Intake
 from node.testing import part10
 from tests.unit.node.conftest import World
 
-Opened = Callable[[], Intake]
+Opened = Callable[..., Intake]  # longest: seconds
 
 
 def keep(intake: Intake, *images: Dataset) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
@@ -40,11 +41,41 @@ def test_a_lull_is_enough(world: World, opened: Opened) -> None:
 
 
 def test_a_steady_stream_is_filed_too(world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without any lull an instance waits no longer than a second."""
+    """Without any lull an instance waits no longer than was said."""
     monkeypatch.setattr(filing, "_LULL", 3600.0)
-    intake = opened()
+    intake = opened(longest=1.0)
     keep(intake, *synthetic_ct(slices=3))
     wait_for("the filing", lambda: len(rows(world)) == 3, limit=5)
+
+
+def test_senders_are_not_in_the_way_of_filing(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While somebody sends, nothing is filed; who waits for it without hurry sees it come with the lull."""
+    monkeypatch.setattr(filing, "_LULL", 1.0)
+    intake = opened()
+    *images, last = synthetic_ct(slices=12)
+    for image in images:
+        keep(intake, image)
+        time.sleep(0.15)
+    is_there = intake.latest()
+    assert rows(world) == [] and not is_there(0.2)
+    keep(intake, last)
+    assert is_there(10)
+    wait_for("the last", lambda: len(rows(world)) == 12, limit=5)
+
+
+def test_a_full_half_of_the_journal_is_filed_at_once(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Senders who bring more than the journal holds shall not find it full."""
+    monkeypatch.setattr(filing, "_LULL", 3600.0)
+    intake = opened(longest=3600.0)
+    *images, last = synthetic_ct(slices=8, rows=512, columns=512)  # half of the journal holds seven
+    keep(intake, *images)
+    assert rows(world) == []
+    keep(intake, last)
+    wait_for("the filing", lambda: len(rows(world)) >= 7, limit=10)
 
 
 def test_of_two_versions_the_later_one_counts_whichever_way_it_came(world: World, opened: Opened) -> None:
@@ -168,9 +199,8 @@ def test_a_full_journal_makes_the_sender_wait_not_fail(
     world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four times what it holds, from four senders at once."""
-    monkeypatch.setattr(filing, "_LONGEST", 3600.0)
     monkeypatch.setattr(filing, "_LULL", 3600.0)
-    intake = opened()
+    intake = opened(longest=3600.0)
     series = [synthetic_ct(slices=16, rows=512, columns=512, uid_prefix=f"2.25.9{turn}") for turn in range(4)]
     threads = [threading.Thread(target=keep, args=(intake, *images)) for images in series]
     for thread in threads:
