@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,26 +17,29 @@ from models.generator.plan import Plan, make_plan
 #: What a box without lesion shows in its middle.
 DECOYS = ("crossing", "twig", "hilum", "pleura", "dome", "band", "fissure", "parenchyma")
 _ODDS = (0.2, 0.14, 0.14, 0.16, 0.1, 0.08, 0.06, 0.12)
+_DEFAULT = Wish()
 
 
-def draw_crop(seed: int, *, size_mm: float, spacing: tuple[float, float, float], lesion: bool) -> Body:
+def draw_crop(
+    seed: int, *, size_mm: float, spacing: tuple[float, float, float], lesion: bool, wish: Wish = _DEFAULT
+) -> Body:
     """Return a box of *size_mm* inside the chest of a *seed* at *spacing* (z, y, x) mm, the same bits every time.
 
     With *lesion* its middle voxel lies on the middle of the only lesion; else there is none, and the fact "decoy"
-    says on what it lies. Only the box is evaluated. Raises ValueError where the seed's lungs have no room for a
-    lesion; a thousand seeds in a row had it.
+    says on what it lies. Only the box is evaluated. Of a *wish* count what is not about the view: kinds, diameters,
+    disease, contrast, noise. Raises ValueError where the lungs have no room for a lesion of the size wished for.
     """
     facts: Facts = {"seed": float(seed), "region": "chest"}
     dice = Dice(seed, "crop", facts)
     decoy = dice.one_of("decoy", DECOYS, _ODDS)
-    wish = Wish(
-        region="chest", lesions=int(lesion), disease="bands" if decoy == "band" and not lesion else None, padding=0.0
-    )
+    if decoy == "band" and not lesion:
+        wish = replace(wish, disease="bands")
+    wish = replace(wish, region="chest", lesions=int(lesion), padding=0.0)
     plan = make_plan(seed, "chest", wish, facts)
     if lesion:
         facts["decoy"] = "none"
         if not plan.growths:
-            raise ValueError(f"the lungs of seed {seed} have no room for a lesion")
+            raise ValueError(f"the lungs of seed {seed} have no room for such a lesion")
         middle = np.array(plan.growths[0].lesion.centre_mm)
     else:
         middle = _decoy(decoy, plan, dice.rng)

@@ -32,7 +32,8 @@ def draw_devices(seed: int, patient: Patient, wish: Wish, facts: Facts) -> tuple
     sources: tuple[tuple[str, float, tuple[Point, ...], float, float, float, float], ...] = (
         # name, share, path, radius, HU, lumen's radius, streaks
         ("tracheal_tube", 0.05, ((dx, -8, 200), (dx, 1, 110), (dx, 9, 34)), 5.2, 180.0, 4.0, 0.0),
-        ("feeding_tube", 0.06, ((2, 17, 150), (6, 31, 40), (9, 35, -50), (17, 23, -120), (40, 0, -150)), 2.4, 220.0, 1.2, 0.0),
+        ("feeding_tube", 0.06, ((2, 17, 150), (6, 31, 40), (9, 35, -50), (17, 23, -120), (40, 0, -150)),
+         2.4, 220.0, 1.2, 0.0),
         ("central_line", 0.12, ((-70, -18, 112), (-24, -20, 58), (-25, -15, 0), (-22, -11, -30)), 1.2, 400.0, 0.0, 0.0),
         ("pacemaker_lead", 0.05, ((88, -66, 74), (60, -20, 90), (-10, -24, 56), (-25, -16, 0), (-16, -22, -60),
                                   (30, -52, -96)), 1.1, _METAL, 0.0, 160.0),

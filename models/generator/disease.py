@@ -87,7 +87,8 @@ def outlines(scene: Scene, chest: Chest, disease: Disease) -> tuple[dict[str, Gr
     """Return both lungs' outlines in disease, and what fills the room that they leave."""
     lungs = {"left-lung": chest.left_lung, "right-lung": chest.right_lung}
     before = lungs[disease.side]
-    after, matter = before, disease.fluid
+    after: NDArray[np.floating] = before
+    matter = disease.fluid
     low = 0.3 + 0.7 * np.clip((70 - scene.head) / 190, 0.0, 1.0)
     if disease.name == "effusion":
         after = before + (12 + 70 * disease.amount) * low * np.clip((scene.back + 30) / 125, 0.0, 1.0) ** 1.5
@@ -121,7 +122,7 @@ def parenchyma(scene: Scene, patient: Patient, side: str, outline: Grid, before:
     elif name in _PATCHY:
         goal, sharpness, spread = _PATCHY[name]
         rim = np.clip((outline + 32) / 30, 0.0, 1.0) + 0.7 * np.clip(back / 70, -0.5, 1.0)
-        gate = _patches(scene, disease.waves) + 0.8 * rim - 2.9 + 2.2 * amount
+        gate: NDArray[np.floating] = _patches(scene, disease.waves) + 0.8 * rim - 2.9 + 2.2 * amount
         if name == "consolidation":
             gate = gate + 1.6 - _away(scene, disease) / (18 + 45 * amount)
         value = goal + disease.value * 2 if name != "consolidation" else disease.value

@@ -17,7 +17,7 @@ from models.generator.patient import Dice, Facts
 from models.generator.plan import Plan, make_plan
 from models.generator.scanner import draw_scanner, scanned, slices_for
 from models.generator.scene import Bend, Scene
-from models.generator.stamps import Tubes, cover, depth
+from models.generator.stamps import Tubes, depth, mix
 from models.generator.trunk import paint_belly
 from models.generator.view import draw_view
 
@@ -112,9 +112,11 @@ def _paint_details(seed: int, voxels: Grid, labels: NDArray[np.uint8], plan: Pla
             paint_lesion(voxels, lesion_map, frame, growth, labels, side)
     width = np.float32(np.mean(frame.spacing))
     deep = depth(frame, plan.trees.airways)
-    wall = np.clip(0.5 + (deep + 1.3) / width, 0.0, 1.0) * (deep > -2.9)
-    voxels += wall * (20.0 - voxels)
-    voxels += np.clip(0.5 + deep / width, 0.0, 1.0) * (np.float32(-1000) - voxels)
+    near = deep > -2.9
+    within = deep[near]
+    here = voxels[near]
+    here += np.clip(0.5 + (within + 1.3) / width, 0.0, 1.0) * (20.0 - here)
+    voxels[near] = here + np.clip(0.5 + within / width, 0.0, 1.0) * (-1000.0 - here)
     labels[(deep > 0) & (lesion_map == 0)] = AIRWAYS
     paint_devices(voxels, frame, plan.devices, np.random.default_rng([seed, 5]))
     return lesion_map
@@ -127,4 +129,4 @@ def _paint_trees(voxels: Grid, lung: NDArray[np.bool_], plan: Plan, frame: Frame
     for tubes, value in ((marks.holes, -985.0), (marks.strings, -150.0), (trees.arteries, patient.pulmonary),
                          (trees.veins, patient.systemic), (walls, -220.0), (trees.bronchi, -970.0)):  # fmt: skip
         if len(tubes.radius):
-            voxels += cover(frame, tubes) * lung * (np.float32(value) - voxels)
+            mix(voxels, frame, tubes, value, lung)

@@ -15,7 +15,7 @@ Grid = NDArray[np.float32]  # (z, y, x)
 Points = NDArray[np.float64]  # (n, 3): (L, P, S) in mm
 Box = tuple[slice, slice, slice]
 
-_LATTICE = 3.3  # mm, the widest step of the lattice
+_LATTICE = 3.4  # mm, the widest step of the lattice
 _AXES = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])  # z is S, y is P, x is L
 
 

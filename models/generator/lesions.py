@@ -58,7 +58,9 @@ def _place(
     kind = str(rng.choice(kinds, p=odds / odds.sum()))
     low, high = wish.diameters_mm or _sizes(kind)
     diameter = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-    for _ in range(_TRIES):
+    for attempt in range(_TRIES):
+        if attempt % 12 == 11 and wish.diameters_mm is None:
+            diameter = max(3.0, diameter * 0.7)  # a sick lung may have room for a small one only
         side = str(rng.choice(sides))
         points = places(side, 40, rng)
         if not len(points):

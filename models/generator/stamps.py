@@ -65,6 +65,15 @@ def cover(frame: Frame, tubes: Tubes) -> Grid:
     return result
 
 
+def mix(voxels: Grid, frame: Frame, tubes: Tubes, value: float, where: NDArray[np.bool_]) -> None:
+    """Paint *tubes* of *value* HU into *voxels*, only *where* it is true."""
+    share = cover(frame, tubes).reshape(-1)
+    hit = np.flatnonzero(share)
+    hit = hit[where.reshape(-1)[hit]]
+    flat = voxels.reshape(-1)
+    flat[hit] += share[hit] * (np.float32(value) - flat[hit])
+
+
 def _near_voxels(
     frame: Frame, tubes: Tubes, beyond: float
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32], NDArray[np.float32]]]:

