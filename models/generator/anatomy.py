@@ -193,7 +193,7 @@ def paint_wall(scene: Scene, patient: Patient, chest: Chest) -> None:
     scene.paint((box, flesh), MUSCLE)
     for piece in limbs(scene, patient, 0.0):
         scene.paint(piece, MUSCLE)
-    scene.paint((box, np.maximum(np.abs(chest.cage - 14.5) - 1.3, skin)), FAT - 0.0, over=(0.0, 80.0))
+    scene.paint_sheet((box, chest.cage - 14.5), FAT, 2.6, (0.0, 80.0))  # between the ribs and the muscles on them
     scene.paint((box, chest.cage - 1.5), FAT + 10)
 
 

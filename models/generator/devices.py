@@ -105,7 +105,6 @@ def paint_table(scene: Scene, patient: Patient, dice: Dice) -> None:
     wide = np.abs(scene.left) - 215
     scene.paint((scene.everywhere, np.maximum(np.maximum(surface - 32, -surface), wide)), -960.0)
     for at in (0.0, 32.0) if kind != "double" else (0.0, 16.0, 40.0):
-        shell = np.maximum(np.abs(surface - at) - dice.between(f"table_wall_{at:.0f}", 0.8, 2.2), wide)
-        scene.paint(
-            (scene.everywhere, np.asarray(shell, dtype=np.float32)), dice.between(f"table_hu_{at:.0f}", -250, 150)
-        )
+        shell = np.where(wide < 0, surface - np.float32(at), np.float32(99.0)).astype(np.float32)
+        thick, value = dice.between(f"table_wall_{at:.0f}", 1.0, 4.0), dice.between(f"table_hu_{at:.0f}", -250, 150)
+        scene.paint_sheet((scene.everywhere, shell), value, thick, (-2000.0, 4000.0))

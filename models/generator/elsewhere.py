@@ -118,8 +118,8 @@ def paint_legs(scene: Scene, patient: Patient, dice: Dice) -> None:
         for box, bone in (thigh, shin, calf):
             scene.paint((box, bone), patient.bone * 1.8)
             scene.paint((box, bone + 4), -20.0)
-    flat = np.abs(scene.back - dice.between("legs_table", 78, 120)) - 2.5
-    scene.paint((scene.everywhere, np.asarray(flat, dtype=np.float32)), -120.0)
+    flat = scene.back - np.float32(dice.between("legs_table", 78, 120))
+    scene.paint_sheet((scene.everywhere, flat), -120.0, 4.0, (-2000.0, -900.0))
 
 
 def paint_object(scene: Scene, dice: Dice) -> None:
