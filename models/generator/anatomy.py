@@ -125,11 +125,11 @@ def great_vessels(scene: Scene, patient: Patient, wall: float = 0.0) -> list[Pie
         scene.tube(at((13, -10, -8), (32, 6, 2), (46, 24, -8)), (11 + w, 10 + w, 8 + w)),
         scene.tube(at((-24, -20, 60), (-25, -16, 0), (-22, -10, -40)), (8 + w, 9 + w, 9 + w)),
         scene.tube(at((-20, 2, -90), (-20, 12, -150), (-18, 20, -290)), (11 + w, 11 + w, 10 + w)),
-        scene.tube(at((-24, -20, 58), (14, -26, 54), (40, -16, 82), (95, -8, 108)), (7 + w, 6 + w, 6 + w, 4)),
-        scene.tube(at((-24, -20, 58), (-38, -12, 84), (-95, -4, 108)), (7 + w, 6 + w, 4)),
+        scene.tube(at((-24, -20, 58), (14, -26, 54), (36, -14, 90), (70, -16, 114), (120, -8, 108)), (7 + w, 6 + w, 5 + w, 4, 4)),
+        scene.tube(at((-24, -20, 58), (-32, -12, 90), (-70, -16, 114), (-120, -8, 108)), (7 + w, 6 + w, 4, 4)),
         scene.tube(at((-10, -8, 36), (-20, -4, 70), (-24, 4, 140)), (6 + w, 5 + w, 4)),
         scene.tube(at((6, 4, 38), (20, 4, 80), (24, 6, 140)), (4.5 + w, 4 + w, 4)),
-        scene.tube(at((14, 14, 36), (30, 16, 84), (90, 0, 104)), (5 + w, 4.5 + w, 4)),
+        scene.tube(at((14, 14, 36), (28, 12, 90), (60, 0, 122), (120, 0, 112)), (5 + w, 4.5 + w, 4, 4)),
         scene.tube(at((2, 18, 150), (5, 30, 40), (8, 34, -50), (16, 22, -120), (30, 6, -140)), [7 + w] * 5),
     ]
 
@@ -160,7 +160,7 @@ def _ribs(scene: Scene, patient: Patient, cage: Grid, turn: Grid) -> Grid:
     number = along / np.float32(patient.rib_pitch)
     height = (number - np.floor(number) - 0.5) * np.float32(patient.rib_pitch * 0.86)  # the slant narrows the gap
     outwards = cage - 5.2
-    tube = np.sqrt((height / 1.55) ** 2 + outwards**2) - 3.9
+    tube = np.sqrt((height / 1.4) ** 2 + outwards**2) - 3.7
     first, last = -6.6 * patient.rib_pitch, 4.95 * patient.rib_pitch + 12
     ends = np.maximum(np.maximum(first - along, along - last), 14.0 - np.abs(scene.left))
     return np.asarray(np.maximum(tube, ends), dtype=np.float32)
@@ -225,8 +225,8 @@ def paint_bones(scene: Scene, patient: Patient, chest: Chest) -> None:
     _bone(scene, scene.ellipsoid((0, -96, -12), (17, 7, 78)), hard * 0.7, soft * 0.5)
     for sign in (-1, 1):
         _bone(scene, scene.tube(((sign * 16, -46, 84), (sign * 70, -50, 104), (sign * 138, 4, 112)), (7, 6, 6)), hard, soft)
-        blade = scene.ellipsoid((sign * 96, 86, 32), (64, 34, 4.5), (0.25 * sign, -0.12, 1.0))
-        _bone(scene, blade, hard, soft)
+        box, blade = scene.ellipsoid((sign * 100, 74, 30), (5.5, 38, 66), (0.55 * sign, 0.83, 0.12))
+        _bone(scene, (box, np.maximum(blade, 15 - chest.cage[box])), hard, soft)
         _bone(scene, scene.tube(((sign * 100, 66, 70), (sign * 142, 34, 96)), (5, 9)), hard, soft)
         arm = {"up": ((146, 14, 92), (174, 0, 150), (182, -30, 280)), "down": ((150, 14, 90), (208, 20, 10), (222, 22, -180))}
         _bone(scene, scene.tube([(sign * x, y, z) for x, y, z in arm[patient.arms]], (22, 12, 11)), hard, soft)

@@ -8,41 +8,43 @@ from numpy.typing import NDArray
 from models.contract import Volume
 from models.generator import anatomy
 from models.generator.body import AIRWAYS, LEFT_LUNG, REGIONS, RIGHT_LUNG, Body, Wish
+from models.generator.devices import Device, draw_devices, paint_devices, paint_table
+from models.generator.disease import fissures, outlines, parenchyma
+from models.generator.elsewhere import paint_head, paint_legs, paint_object, paint_throat
 from models.generator.frame import Frame, Grid, make_frame
 from models.generator.lesions import paint_lesion
-from models.generator.patient import Dice, Facts, draw_patient
+from models.generator.patient import Dice, Facts
 from models.generator.plan import Plan, make_plan
-from models.generator.scanner import Scanner, draw_scanner, scanned, slices_for
-from models.generator.scene import Scene
+from models.generator.scanner import draw_scanner, scanned, slices_for
+from models.generator.scene import Bend, Scene
 from models.generator.stamps import Tubes, cover, depth
 from models.generator.trunk import paint_belly
+from models.generator.view import draw_view
 
 _DEFAULT = Wish()
 _ODDS = (0.64, 0.09, 0.06, 0.06, 0.05, 0.04, 0.06)  # of REGIONS
+_STRAIGHT = Bend(scale=(1.0, 1.0, 1.0), waves=np.zeros((1, 7)))  # things are not warped
+
+Voxels = tuple[Grid, NDArray[np.uint8], NDArray[np.uint16]]  # HU, labels, lesion numbers
 
 
 def draw_body(seed: int, wish: Wish = _DEFAULT) -> Body:
     """Return the body of a *seed*: the same bits every time."""
     facts: Facts = {"seed": float(seed)}
-    region = wish.region or Dice(seed, "region", facts).one_of("region", REGIONS, _ODDS)
-    patient = draw_patient(seed, facts, wish.contrast)
-    plan = make_plan(seed, patient, wish, facts)
-    frame = _view(seed, wish, plan, facts)
-    return _scan(seed, plan, frame, draw_scanner(seed, wish, facts), region, facts)
+    region = wish.region or ("chest" if wish.tidy else Dice(seed, "region", facts).one_of("region", REGIONS, _ODDS))
+    if region not in REGIONS:
+        raise ValueError(f"there is no region {region!r}; there are {', '.join(REGIONS)}")
+    facts["region"] = region
+    plan = make_plan(seed, region, wish, facts)
+    frame = draw_view(seed, wish, region, plan.patient, facts)
+    return scan(seed, plan, frame, wish, region, facts)
 
 
-def _view(seed: int, wish: Wish, plan: Plan, facts: Facts) -> Frame:
-    dice = Dice(seed, "view", facts)
-    spacing = wish.spacing or (dice.between("dz", 0.8, 6), *[dice.between("dxy", 0.65, 2.5)] * 2)
-    scale = plan.patient.bend.scale
-    extent = (340 * scale[2], 290 * scale[1], 400 * scale[0])
-    shape = wish.shape or tuple(int(e / mm) for e, mm in zip(extent, spacing, strict=True))
-    return make_frame((0.0, 8 * scale[1], -35 * scale[2]), spacing, (shape[0], shape[1], shape[2]))
-
-
-def _scan(seed: int, plan: Plan, frame: Frame, scanner: Scanner, region: str, facts: Facts) -> Body:
+def scan(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, facts: Facts) -> Body:
+    """Return what a scan of a planned patient on a *frame* shows."""
     thin = slices_for(frame.spacing)
-    voxels, labels, lesion_map = _evaluate(plan, frame.between_slices(thin))
+    scanner = draw_scanner(seed, wish, facts)
+    voxels, labels, lesion_map = _evaluate(seed, plan, frame.between_slices(thin), wish, region, facts)
     voxels = scanned(voxels, frame, thin, scanner, np.random.default_rng([seed, 2]))
     labels, lesion_map = labels[thin // 2 :: thin], lesion_map[thin // 2 :: thin]
     seen = set(np.unique(lesion_map).tolist())
@@ -53,55 +55,91 @@ def _scan(seed: int, plan: Plan, frame: Frame, scanner: Scanner, region: str, fa
     )  # fmt: skip
 
 
-def _evaluate(plan: Plan, frame: Frame) -> tuple[Grid, NDArray[np.uint8], NDArray[np.uint16]]:
+def _evaluate(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, facts: Facts) -> Voxels:
     """Return HU, labels and lesion numbers of every voxel, before the scanner."""
-    patient = plan.patient
-    scene = Scene(frame, patient.bend)
-    chest = anatomy.shape_chest(scene, patient)
-    anatomy.paint_wall(scene, patient, chest)
-    paint_belly(scene, patient, chest)
-    anatomy.paint_bones(scene, patient, chest)
-    scene.paint((scene.everywhere, chest.mediastinum + np.maximum(chest.cage, 0)), anatomy.FAT + 10)
-    parenchyma = (patient.lung_hu + patient.lung_slope * scene.back).astype(np.float32)
-    for lung in (chest.right_lung, chest.left_lung):
-        scene.paint((scene.everywhere, lung), parenchyma)
-    anatomy.paint_middle(scene, patient, chest)
+    scene = Scene(frame, _STRAIGHT if region == "object" else plan.patient.bend)
+    dice = Dice(seed, "elsewhere", facts)
+    if region in {"head", "legs", "object"}:
+        if region == "head":
+            paint_head(scene, plan.patient, dice)
+        elif region == "legs":
+            paint_legs(scene, plan.patient, dice)
+        else:
+            paint_object(scene, dice)
+        return scene.render(), np.zeros(frame.shape, dtype=np.uint8), np.zeros(frame.shape, dtype=np.uint16)
+    paint_table(scene, plan.patient, dice)
+    chest = anatomy.shape_chest(scene, plan.patient)
+    anatomy.paint_wall(scene, plan.patient, chest)
+    if region == "neck":
+        paint_throat(scene, plan.patient, dice)
+    paint_belly(scene, plan.patient, chest)
+    anatomy.paint_bones(scene, plan.patient, chest)
+    lungs = _paint_lungs(scene, plan, chest)
+    anatomy.paint_middle(scene, plan.patient, chest)
     voxels = scene.render()
     labels = np.zeros(frame.shape, dtype=np.uint8)
-    labels[scene.inside((scene.everywhere, chest.right_lung))] = RIGHT_LUNG
-    labels[scene.inside((scene.everywhere, chest.left_lung))] = LEFT_LUNG
-    lung = labels > 0
-    _paint_trees(voxels, labels, lung, plan, frame)
-    lesion_map = np.zeros(frame.shape, dtype=np.uint16)
-    for growth in plan.growths:
-        side = LEFT_LUNG if growth.lesion.side == "left-lung" else RIGHT_LUNG
-        paint_lesion(voxels, lesion_map, frame, growth, labels == side)
+    labels[scene.inside((scene.everywhere, lungs["right-lung"]))] = RIGHT_LUNG
+    labels[scene.inside((scene.everywhere, lungs["left-lung"]))] = LEFT_LUNG
+    lesion_map = _paint_details(seed, voxels, labels, plan, frame, plan.devices)
     return voxels, labels, lesion_map
 
 
-def _paint_trees(voxels: Grid, labels: NDArray[np.uint8], lung: NDArray[np.bool_], plan: Plan, frame: Frame) -> None:
-    """Paint vessels and bronchi within the lungs, and the airways with their label wherever they are."""
-    patient, trees = plan.patient, plan.trees
-    bronchi = Tubes(trees.bronchi.start, trees.bronchi.end, trees.bronchi.radius * 1.25 + 0.35)
-    for tubes, value in ((trees.arteries, patient.pulmonary), (trees.veins, patient.systemic), (bronchi, 0.0),
-                         (trees.bronchi, -970.0)):  # fmt: skip
-        voxels += cover(frame, tubes) * lung * (np.float32(value) - voxels)
+def _paint_lungs(scene: Scene, plan: Plan, chest: anatomy.Chest) -> dict[str, Grid]:
+    """Paint lungs, what lies around them in the pleura, and their fissures; return their outlines."""
+    before = {"left-lung": chest.left_lung, "right-lung": chest.right_lung}
+    lungs, around = outlines(scene, chest, plan.disease)
+    scene.paint((scene.everywhere, chest.mediastinum + np.maximum(chest.cage, 0)), anatomy.FAT + 10)
+    for piece, value in around:
+        scene.paint(piece, value)
+    for side, lung in lungs.items():
+        scene.paint((scene.everywhere, lung), parenchyma(scene, plan.patient, side, lung, before[side], plan.disease))
+    major, level = fissures(scene, plan.patient)
+    thin = (-1100.0, -650.0)
+    scene.paint_sheet((scene.everywhere, major), -300.0, 0.5, thin)
+    right = np.where((scene.left < 0) & (major > 0), level, 99.0)
+    scene.paint_sheet((scene.everywhere, right.astype(np.float32)), -300.0, 0.4, thin)
+    return lungs
+
+
+def _paint_details(
+    seed: int, voxels: Grid, labels: NDArray[np.uint8], plan: Plan, frame: Frame, devices: tuple[Device, ...]
+) -> NDArray[np.uint16]:
+    """Paint all that is finer than the lattice, label the airways, and return the lesions' numbers."""
+    lung = labels > 0
+    lesion_map = np.zeros(frame.shape, dtype=np.uint16)
+    if lung.any():
+        _paint_trees(voxels, lung, plan, frame)
+        for growth in plan.growths:
+            side = LEFT_LUNG if growth.lesion.side == "left-lung" else RIGHT_LUNG
+            paint_lesion(voxels, lesion_map, frame, growth, labels == side)
     width = np.float32(np.mean(frame.spacing))
-    deep = depth(frame, trees.airways)
-    voxels += np.clip(0.5 + (deep + 1.3) / width, 0.0, 1.0) * (deep > -2.9) * (20.0 - voxels)
+    deep = depth(frame, plan.trees.airways)
+    wall = np.clip(0.5 + (deep + 1.3) / width, 0.0, 1.0) * (deep > -2.9)
+    voxels += wall * (20.0 - voxels)
     voxels += np.clip(0.5 + deep / width, 0.0, 1.0) * (np.float32(-1000) - voxels)
-    labels[deep > 0] = AIRWAYS
+    labels[(deep > 0) & (lesion_map == 0)] = AIRWAYS
+    paint_devices(voxels, frame, devices, np.random.default_rng([seed, 5]))
+    return lesion_map
+
+
+def _paint_trees(voxels: Grid, lung: NDArray[np.bool_], plan: Plan, frame: Frame) -> None:
+    """Paint vessels, bronchi, holes and strings within the lungs."""
+    patient, trees, marks = plan.patient, plan.trees, plan.marks
+    walls = Tubes(trees.bronchi.start, trees.bronchi.end, trees.bronchi.radius * 1.25 + 0.35)
+    for tubes, value in ((marks.holes, -985.0), (marks.strings, -150.0), (trees.arteries, patient.pulmonary),
+                         (trees.veins, patient.systemic), (walls, 0.0), (trees.bronchi, -970.0)):  # fmt: skip
+        if len(tubes.radius):
+            voxels += cover(frame, tubes) * lung * (np.float32(value) - voxels)
 
 
 def draw_crop(seed: int, *, size_mm: float, spacing: tuple[float, float, float], lesion: bool) -> Body:
     """Return a small box inside a chest, its middle on a lesion, or on something that is none."""
-    facts: Facts = {"seed": float(seed)}
+    facts: Facts = {"seed": float(seed), "region": "chest"}
     wish = Wish(region="chest", lesions=1 if lesion else 0)
-    patient = draw_patient(seed, facts, None)
-    plan = make_plan(seed, patient, wish, facts)
+    plan = make_plan(seed, "chest", wish, facts)
     rng = np.random.default_rng([seed, 3])
     side = ("right-lung", "left-lung")[int(rng.integers(2))]
     middle = plan.growths[0].lesion.centre_mm if lesion and plan.growths else tuple(plan.map.places(side, 1, rng)[0])
     z, y, x = (max(1, round(size_mm / mm)) for mm in spacing)
     frame = make_frame((float(middle[0]), float(middle[1]), float(middle[2])), spacing, (z, y, x))
-    return _scan(seed, plan, frame, draw_scanner(seed, wish, facts), "chest", facts)
+    return scan(seed, plan, frame, wish, "chest", facts)

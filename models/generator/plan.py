@@ -11,16 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.generator.anatomy import Chest, shape_chest
+from models.generator.anatomy import shape_chest
 from models.generator.body import Wish
+from models.generator.devices import Device, draw_devices
+from models.generator.disease import Disease, Marks, changed_patient, draw_disease, draw_marks, outlines
 from models.generator.frame import Frame, Grid, Points, make_frame
 from models.generator.lesions import Growth, place_lesions
-from models.generator.patient import Facts, Patient
+from models.generator.patient import Facts, Patient, draw_patient
 from models.generator.scene import Scene
 from models.generator.vessels import Trees, trees
 
 _STEP = 7.0  # mm
-_TWIGS = 900  # of each tree in each lung
+_TWIGS = 1300  # of each tree in each lung
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,12 +57,15 @@ class Plan:
     """A patient with all that is thin or small in his lungs."""
 
     patient: Patient
+    disease: Disease
     map: Map
     trees: Trees
+    marks: Marks
     growths: tuple[Growth, ...]
+    devices: tuple[Device, ...]
 
 
-def map_lungs(patient: Patient) -> Map:
+def map_lungs(patient: Patient, disease: Disease) -> Map:
     """Return the lungs of *patient* on the coarse grid."""
     scale = np.array(patient.bend.scale)
     low, high = np.array((-150.0, -110.0, -215.0)) * scale, np.array((150.0, 110.0, 135.0)) * scale
@@ -69,13 +74,18 @@ def map_lungs(patient: Patient) -> Map:
     frame = make_frame(
         (float(middle[0]), float(middle[1]), float(middle[2])), (_STEP,) * 3, (int(shape[0]), int(shape[1]), int(shape[2]))
     )
-    chest: Chest = shape_chest(Scene(frame, patient.bend), patient)
-    return Map(frame, {"left-lung": chest.left_lung, "right-lung": chest.right_lung})
+    scene = Scene(frame, patient.bend)
+    return Map(frame, outlines(scene, shape_chest(scene, patient), disease)[0])
 
 
-def make_plan(seed: int, patient: Patient, wish: Wish, facts: Facts) -> Plan:
+def make_plan(seed: int, region: str, wish: Wish, facts: Facts) -> Plan:
     """Return the plan of a *seed*."""
-    lungs = map_lungs(patient)
+    disease = draw_disease(seed, wish, facts)
+    patient = changed_patient(draw_patient(seed, facts, wish.contrast), disease, np.random.default_rng([seed, 6]))
+    lungs = map_lungs(patient, disease)
     grown = trees(patient, lungs.places, _TWIGS, np.random.default_rng([seed, 1]))
-    sides = ("right-lung", "left-lung")
-    return Plan(patient, lungs, grown, place_lesions(seed, wish, facts, lungs.places, lungs.depth, sides))
+    marks = draw_marks(seed, disease, lungs.places, lungs.depth)
+    growths: tuple[Growth, ...] = ()
+    if region == "chest":
+        growths = place_lesions(seed, wish, facts, lungs.places, lungs.depth, ("right-lung", "left-lung"))
+    return Plan(patient, disease, lungs, grown, marks, growths, draw_devices(seed, patient, wish, facts))
