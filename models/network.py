@@ -107,7 +107,6 @@ class UNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits of *images*."""
-        shape = images.shape[2:]
         values = _continued(images, 2 ** (self.settings.levels - 1))
         kept: list[Tensor] = []
         for level, block in enumerate(self.down):
@@ -116,7 +115,7 @@ class UNet(nn.Module):
         for level in range(self.settings.levels - 2, -1, -1):
             values = self.join[level](torch.cat([kept[level], self.up[level](values)], dim=1))
         logits: Tensor = self.head(values)
-        return logits[(..., *(slice(0, n) for n in shape))]
+        return _cut(logits, images.shape[2:])
 
 
 class SliceClassifier(nn.Module):
@@ -141,7 +140,7 @@ class SliceClassifier(nn.Module):
     def features(self, slices: Tensor) -> Tensor:
         """Return what the CNN sees in each of *slices* (n, slices, y, x): (n, slices, features)."""
         seen: Tensor = self.look(slices.flatten(0, 1)[:, None])
-        return seen.unflatten(0, slices.shape[:2])
+        return seen.reshape(*slices.shape[:2], -1)
 
     def forward(self, slices: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the logits of regions and kinds; what lies behind a series' length changes nothing."""
@@ -212,6 +211,13 @@ def _continued(images: Tensor, multiple: int) -> Tensor:
         return images
     pads = [pad for n in reversed(lacking) for pad in (0, n)]
     return functional.pad(images, pads, mode="replicate")
+
+
+def _cut(values: Tensor, shape: torch.Size) -> Tensor:
+    """Return the first of *values* along the axes of *shape*."""
+    for axis, n in enumerate(shape, 2):
+        values = values.narrow(axis, 0, n)
+    return values
 
 
 _KINDS: dict[str, tuple[type[Any], type[Any]]] = {

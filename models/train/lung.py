@@ -49,14 +49,15 @@ class LungTask:
         chosen = []
         for _ in range(count):
             source = self.real if rng.random() < share else self.bodies
-            sample = source[rng.integers(len(source))]
+            sample = source[int(rng.integers(len(source)))]
             chosen.append(self._stack(sample, int(rng.integers(len(sample.voxels)))))
         return _stacked(chosen)
 
     def loss(self, network: Network, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Return cross-entropy and soft Dice of the augmented batch."""
         data = self.recipe.data
-        images, labels = augmented_slices(*batch, data.size, data.spacing[2], self.recipe.augmentation, rng)
+        images, labels = batch
+        images, labels = augmented_slices(images, labels, data.size, data.spacing[2], self.recipe.augmentation, rng)
         return segmentation_loss(network(images.contiguous(memory_format=torch.channels_last)), labels)
 
     def validate(self, network: Network, device: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ _WINDOW = (-600.0, 1500.0)  # HU, centre and width
 
 
 def save_panel(
-    file: Path, hounsfield: NDArray[np.generic], truth: NDArray[np.generic], found: NDArray[np.generic]
+    file: Path, hounsfield: NDArray[np.generic], truth: NDArray[np.uint8], found: NDArray[np.uint8]
 ) -> None:
     """Write one slice (y, x) three times side by side: as it is, with the *truth*, with what was *found*."""
     save_strip(file, [coloured(hounsfield, labels) for labels in (np.zeros_like(truth), truth, found)])
@@ -28,7 +28,7 @@ def save_strip(file: Path, pictures: list[NDArray[np.uint8]]) -> None:
     Image.fromarray(strip.repeat(times, axis=0).repeat(times, axis=1)).save(file)
 
 
-def coloured(hounsfield: NDArray[np.generic], labels: NDArray[np.generic]) -> NDArray[np.uint8]:
+def coloured(hounsfield: NDArray[np.generic], labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Return a slice (y, x) in grey with its *labels* in colour over it, (y, x, 3)."""
     centre, width = _WINDOW
     grey = np.clip((hounsfield.astype(np.float32) - centre) / width + 0.5, 0.0, 1.0) * 255.0

@@ -34,6 +34,8 @@ class Data:
     spacing: Triple = (3.0, 3.0, 3.0)  # mm (z, y, x) of the training grid
     canvas: int = 160  # samples a side that are kept in memory: what augmentation cuts its pictures from
     size: int = 128  # samples a side that the network sees
+    pixel: tuple[float, float] = (1.4, 3.0)  # mm, in the plane of the scans that are drawn, from .. to
+    between: tuple[float, float] = (1.2, 6.0)  # mm between their slices
     tidy: float = 0.0  # share of the bodies drawn without the generator's oddities
     real_share: float = 0.0  # of the samples of a batch, where prepared cases are given
     real_validation: float = 0.25  # share of the prepared cases kept for validation; which, the seed decides

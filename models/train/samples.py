@@ -27,8 +27,10 @@ def lung_sample(name: str, volume: Volume, labels: NDArray[np.uint8], data: Data
 
 
 def _wish(data: Data, seed: int) -> Wish:
-    """Return what is asked of the generator: some bodies are drawn tidy, which ones their seeds decide."""
-    return Wish(tidy=bool(np.random.default_rng((seed, 1)).random() < data.tidy))
+    """Return what is asked of the generator: how the scan is sampled, and whether it is tidy; the seed decides."""
+    rng = np.random.default_rng((seed, 1))
+    pixel, between = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (data.pixel, data.between))
+    return Wish(spacing=(between, pixel, pixel), tidy=bool(rng.random() < data.tidy))
 
 
 def _kept(hounsfield: NDArray[np.float32]) -> NDArray[np.int16]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from models.network import Network, build
 from models.train.lung import LungTask
-from models.train.recipe import Recipe
+from models.train.recipe import Data, Recipe
 from models.train.samples import draw_lungs, lung_sample
 from models.train.sources import Cache, Sample, parted, read_cases
 from models.train.task import Task
 
 Counts = dict[str, int]
+
+_DRAWN = ("spacing", "canvas", "pixel", "between", "tidy")  # what of a recipe a generated sample depends on
 
 
 def network_of(recipe: Recipe) -> Network:
@@ -38,15 +41,15 @@ def _lung(recipe: Recipe, cache: Cache, cases: Path | None) -> tuple[Task, Count
     return task, _counts(bodies, held, len(learnt), len(kept))
 
 
-def _drawn(recipe: Recipe, cache: Cache, draw: object) -> tuple[list[Sample], list[Sample]]:
+def _drawn(recipe: Recipe, cache: Cache, draw: Callable[[Data, int], Sample]) -> tuple[list[Sample], list[Sample]]:
     """Return the generated samples to learn from and to validate with."""
     data = recipe.data
     last = data.first_body + data.bodies
-    asked = {name: value for name, value in asdict(data).items() if name in ("spacing", "canvas", "tidy")}
+    asked = {name: value for name, value in asdict(data).items() if name in _DRAWN}
     asked["task"] = recipe.task
     return (
-        cache.samples(partial(draw, data), range(data.first_body, last), asked, "training bodies"),  # type: ignore[arg-type]
-        cache.samples(partial(draw, data), range(last, last + data.validation_bodies), asked, "validation bodies"),  # type: ignore[arg-type]
+        cache.samples(partial(draw, data), range(data.first_body, last), asked, "training bodies"),
+        cache.samples(partial(draw, data), range(last, last + data.validation_bodies), asked, "validation bodies"),
     )
 
 

@@ -155,7 +155,7 @@ class Trainer:
         with torch.autocast(self.device.partition(":")[0], dtype=dtype, enabled=dtype != torch.float32):
             loss = self.task.loss(self.network, tuple(one.to(self.device, non_blocking=True) for one in batch), rng)
         self._optimizer.zero_grad(set_to_none=True)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _STEEPEST)
         self._scaler.step(self._optimizer)
@@ -203,7 +203,7 @@ class Board:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter  # needs tensorboard, not tensorflow
 
-            self._writer = SummaryWriter(str(out / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._writer = SummaryWriter(str(out / "tensorboard"))
 
     def __enter__(self) -> Board:
         return self
