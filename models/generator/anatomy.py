@@ -20,9 +20,9 @@ FAT, MUSCLE, AIR = -100.0, 52.0, -1000.0
 
 # The inner rib cage: height S, half width, half depth, and how far its axis lies to the back.
 _CAGE = (
-    (-420.0, 128.0, 92.0, 0.0), (-300.0, 125.0, 90.0, 0.0), (-200.0, 126.0, 91.0, 0.0), (-120.0, 128.0, 91.0, -1.0),
-    (-60.0, 126.0, 89.0, -1.0), (-20.0, 121.0, 86.0, 0.0), (20.0, 112.0, 79.0, 2.0), (55.0, 97.0, 67.0, 8.0),
-    (85.0, 77.0, 52.0, 15.0), (104.0, 58.0, 38.0, 21.0), (116.0, 40.0, 23.0, 25.0), (124.0, 22.0, 9.0, 27.0),
+    (-420.0, 128.0, 96.0, 0.0), (-300.0, 126.0, 98.0, 0.0), (-200.0, 127.0, 100.0, 0.0), (-120.0, 129.0, 101.0, -2.0),
+    (-60.0, 127.0, 99.0, -2.0), (-20.0, 122.0, 95.0, 0.0), (20.0, 113.0, 87.0, 2.0), (55.0, 99.0, 73.0, 8.0),
+    (85.0, 80.0, 57.0, 15.0), (104.0, 62.0, 42.0, 21.0), (116.0, 44.0, 27.0, 25.0), (124.0, 27.0, 12.0, 27.0),
     (130.0, 8.0, 4.0, 28.0), (160.0, 3.0, 3.0, 28.0),
 )  # fmt: skip
 
@@ -73,7 +73,7 @@ def _cage(scene: Scene) -> tuple[Grid, Grid]:
     table = PchipInterpolator([row[0] for row in _CAGE], [row[1:] for row in _CAGE])(heights)
     wide, deep, axis = (np.interp(scene.head, heights, table[:, i]).astype(np.float32) for i in range(3))
     back = scene.back - axis
-    power = 2.25  # flatter than an ellipse
+    power = 2.4  # flatter than an ellipse
     away = np.sqrt(scene.left**2 + back**2) + np.float32(1e-3)
     ratio = ((np.abs(scene.left) / wide) ** power + (np.abs(back) / deep) ** power) ** (1 / power) + np.float32(1e-4)
     return np.asarray(away - away / ratio, dtype=np.float32), back / away
@@ -84,10 +84,12 @@ def _mediastinum(scene: Scene, patient: Patient) -> Grid:
     left = scene.left - np.float32(patient.shift)
     front = np.clip((scene.back + 62) / 40, 0.0, 1.0)
     high, low = np.clip((scene.head - 55) / 45, 0.0, 1.0), np.clip((-70 - scene.head) / 60, 0.0, 1.0)
-    core = np.abs(left) - (4.0 + 14.0 * front + 12.0 * high - 4.0 * low).astype(np.float32)
-    result = np.maximum(core, scene.back - 95)
-    spine = np.sqrt((left / 1.15) ** 2 + (scene.back - spine_at(scene, patient)) ** 2) - 27.0
-    result = smooth_min(result, spine.astype(np.float32), 7.0)
+    core = np.abs(left) - (4.0 + 9.0 * front + 14.0 * high - 4.0 * low + 9.0 * np.clip((-72 - scene.back) / 22, 0, 1)).astype(np.float32)
+    result = np.maximum(core, scene.back - 105)
+    spine = np.sqrt((left / 1.15) ** 2 + (scene.back - spine_at(scene, patient)) ** 2) - 22.5
+    result = smooth_min(result, spine.astype(np.float32), 4.0)
+    arch = np.sqrt((left / 1.6) ** 2 + (scene.back - spine_at(scene, patient) - 34) ** 2) - 19.0
+    result = smooth_min(result, arch.astype(np.float32), 6.0)
     for box, distance in (*heart(scene, patient, 4.0), *great_vessels(scene, patient, 3.0), *_hila(scene, patient)):
         result[box] = smooth_min(result[box], distance, 7.0)
     return result
@@ -96,7 +98,7 @@ def _mediastinum(scene: Scene, patient: Patient) -> Grid:
 def spine_at(scene: Scene, patient: Patient) -> Grid:
     """Return how far to the back the middle of the vertebrae lies."""
     bow = patient.kyphosis * (scene.head + 20)
-    return np.asarray(62.0 - np.clip(np.abs(scene.head + 30) - 70, 0, 200) * 0.16 + bow * 0.3, dtype=np.float32)
+    return np.asarray(60.0 - np.clip(np.abs(scene.head + 30) - 70, 0, 200) * 0.16 + bow * 0.3, dtype=np.float32)
 
 
 def heart(scene: Scene, patient: Patient, wall: float = 0.0) -> list[Piece]:
@@ -177,7 +179,7 @@ def paint_wall(scene: Scene, patient: Patient, chest: Chest) -> None:
     neck = np.sqrt((scene.left / 1.05) ** 2 + (scene.back - 22) ** 2) - 52  # the cage ends, the neck goes on
     flesh = smooth_min((chest.cage - muscle).astype(np.float32), neck.astype(np.float32), 14.0)
     for sign in (-1.0, 1.0):
-        shoulder = scene.ellipsoid((sign * 128, 16, 82), (52, 42, 48))
+        shoulder = scene.ellipsoid((sign * 128, 16, 82), (52, 42, 48), margin=70.0)
         flesh[shoulder[0]] = smooth_min(flesh[shoulder[0]], shoulder[1], 16.0)
     skin = flesh - np.float32(patient.fat) * (0.55 + 0.45 * (1 - back) + 0.25 * side)
     skin = _breasts(scene, patient, skin)
@@ -197,8 +199,8 @@ def _breasts(scene: Scene, patient: Patient, skin: Grid) -> Grid:
         return skin
     for sign in (-1.0, 1.0):
         r = patient.breast
-        box, distance = scene.ellipsoid((sign * 78, -92, -48), (r * 1.15, r * 0.8, r * 1.1))
-        skin[box] = smooth_min(skin[box], distance, 12.0)
+        box, distance = scene.ellipsoid((sign * 76, -92, -48), (r * 1.2, r * 0.85, r * 1.15), margin=30.0)
+        skin[box] = smooth_min(skin[box], distance, 18.0)
     return skin
 
 
@@ -222,7 +224,7 @@ def paint_bones(scene: Scene, patient: Patient, chest: Chest) -> None:
     scene.paint((scene.everywhere, ribs), (hard + front * (110 - hard)).astype(np.float32))
     scene.paint((scene.everywhere, ribs + 1.8), (soft * 0.7 + front * (110 - soft * 0.7)).astype(np.float32))
     _paint_spine(scene, patient, hard, soft)
-    _bone(scene, scene.ellipsoid((0, -96, -12), (17, 7, 78)), hard * 0.7, soft * 0.5)
+    _bone(scene, scene.ellipsoid((0, -99, -12), (17, 7, 78)), hard * 0.7, soft * 0.5)
     for sign in (-1, 1):
         _bone(scene, scene.tube(((sign * 16, -46, 84), (sign * 70, -50, 104), (sign * 138, 4, 112)), (7, 6, 6)), hard, soft)
         box, blade = scene.ellipsoid((sign * 100, 74, 30), (5.5, 38, 66), (0.55 * sign, 0.83, 0.12))
@@ -257,9 +259,8 @@ def _paint_spine(scene: Scene, patient: Patient, hard: float, soft: float) -> No
     scene.paint((box, np.asarray(canal, dtype=np.float32)), 25.0)
 
 
-def paint_middle(scene: Scene, patient: Patient, chest: Chest) -> None:
-    """Paint fat, heart and great vessels between the lungs."""
-    scene.paint((scene.everywhere, np.maximum(chest.mediastinum, chest.cage)), FAT + 15, over=(-2000.0, 70.0))
+def paint_middle(scene: Scene, patient: Patient) -> None:
+    """Paint heart and great vessels between the lungs."""
     dx, h = patient.shift, patient.heart
     for piece, matter in zip(heart(scene, patient), (patient.blood + 20, patient.pulmonary, patient.systemic), strict=True):
         scene.paint(piece, matter)

@@ -19,6 +19,8 @@ DISEASES = (
     "massive-effusion", "pneumothorax", "fibrosis", "bands",
 )  # fmt: skip
 _ODDS = (0.42, 0.1, 0.03, 0.07, 0.06, 0.04, 0.04, 0.03, 0.08, 0.03, 0.03, 0.04, 0.03)
+# Diseases in patches: HU, how soft their borders are, how much of the air they take.
+_PATCHY = {"ground-glass": (-640.0, 0.9, 0.9), "consolidation": (0.0, 0.35, 1.0), "fibrosis": (-680.0, 0.7, 0.9)}
 _SIDES = ("right-lung", "left-lung")
 
 
@@ -32,6 +34,7 @@ class Disease:
     value: float  # HU of what is solid
     lobe: str  # "upper", "lower", "middle"
     fluid: float  # HU
+    focus: tuple[float, float, float]  # (L, P, S) of a consolidation
     waves: NDArray[np.float32]  # (n, 4): wave vectors and phases of patches
 
     def hits(self, side: str) -> bool:
@@ -46,12 +49,15 @@ def draw_disease(seed: int, wish: Wish, facts: Facts) -> Disease:
     if wish.disease is not None or wish.tidy:
         name = wish.disease or "none"
     facts["disease"] = name
-    direction = dice.rng.normal(size=(9, 3))
+    direction = dice.rng.normal(size=(12, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-    vectors = direction * 2 * np.pi / dice.rng.uniform(22, 95, size=(9, 1))
-    waves = np.hstack([vectors, dice.rng.uniform(0, 2 * np.pi, size=(9, 1))]).astype(np.float32)
+    vectors = direction * 2 * np.pi / np.geomspace(110, 17, 12)[:, None]
+    waves = np.hstack([vectors, dice.rng.uniform(0, 2 * np.pi, size=(12, 1))]).astype(np.float32)
+    side = dice.one_of("disease_side", _SIDES)
+    left = dice.between("focus_left", 50, 105) * (1 if side == "left-lung" else -1)
     return Disease(
-        name=name, side=dice.one_of("disease_side", _SIDES), amount=dice.between("disease_amount", 0.15, 1.0),
+        name=name, side=side, focus=(left, dice.between("focus_back", -50, 70), dice.between("focus_head", -110, 60)),
+        amount=dice.between("disease_amount", 0.15, 1.0),
         value=dice.between("disease_hu", 5, 55), lobe=dice.one_of("disease_lobe", ("upper", "lower", "middle")),
         fluid=dice.between("fluid_hu", 0, 35), waves=waves,
     )  # fmt: skip
@@ -72,8 +78,9 @@ def changed_patient(patient: Patient, disease: Disease, rng: np.random.Generator
 def fissures(scene: Scene, patient: Patient) -> tuple[Grid, Grid]:
     """Return the distances from the slanted and from the level fissure: positive above."""
     tilt = 1.25 * patient.fissure_tilt
-    major = (scene.head + 34 - tilt * scene.back) / np.float32(np.hypot(1, tilt))
-    return np.asarray(major, dtype=np.float32), np.asarray(scene.head + 30 - 0.12 * scene.back, dtype=np.float32)
+    wave = 4 * np.sin(scene.left / 23 + patient.rib_phase * 6) + 3 * np.sin(scene.back / 17 + patient.shift)
+    major = (scene.head + 34 - tilt * scene.back + wave) / np.float32(np.hypot(1, tilt))
+    return np.asarray(major, dtype=np.float32), np.asarray(scene.head + 30 - 0.12 * scene.back + wave, dtype=np.float32)
 
 
 def outlines(scene: Scene, chest: Chest, disease: Disease) -> tuple[dict[str, Grid], list[tuple[Piece, float]]]:
@@ -106,15 +113,18 @@ def outlines(scene: Scene, chest: Chest, disease: Disease) -> tuple[dict[str, Gr
 def parenchyma(scene: Scene, patient: Patient, side: str, outline: Grid, before: Grid, disease: Disease) -> Grid:
     """Return what a lung is made of, in HU, on the whole lattice."""
     back, amount = scene.back, disease.amount
-    matter = patient.lung_hu + patient.lung_slope * back + 5 * _patches(scene, disease)
+    matter = patient.lung_hu + patient.lung_slope * back + 8 * _patches(scene, disease.waves[:3])
     name, hit = disease.name, disease.hits(side)
     if name == "emphysema":
         matter = matter - 25 - 45 * amount
-    elif name in {"ground-glass", "consolidation", "fibrosis"}:
-        rim = np.clip((outline + 32) / 30, 0.0, 1.0) + 0.6 * np.clip(back / 70, -0.5, 1.0)
-        gate = _soft_step(_patches(scene, disease) + 0.8 * rim - 2.1 + 2.2 * amount, 0.35 if name == "ground-glass" else 0.2)
-        goal = {"ground-glass": -620 + 250 * amount, "consolidation": disease.value, "fibrosis": -640.0}[name]
-        matter = matter + gate * (goal - matter)
+    elif name in _PATCHY:
+        goal, sharpness, spread = _PATCHY[name]
+        rim = np.clip((outline + 32) / 30, 0.0, 1.0) + 0.7 * np.clip(back / 70, -0.5, 1.0)
+        gate = _patches(scene, disease.waves) + 0.8 * rim - 2.9 + 2.2 * amount
+        if name == "consolidation":
+            gate = gate + 1.6 - _away(scene, disease) / (18 + 45 * amount)
+        value = goal + disease.value * 2 if name != "consolidation" else disease.value
+        matter = matter + _soft_step(gate, sharpness) * spread * (value - matter)
     elif hit and name in {"lobe", "lobe-collapse"}:
         matter = matter + _soft_step(_lobe(scene, patient, side, disease), 1.5) * (disease.value - matter)
     elif hit and name == "collapse":
@@ -136,12 +146,18 @@ def _lobe(scene: Scene, patient: Patient, side: str, disease: Disease) -> Grid:
     return np.minimum(major, level if disease.lobe == "upper" else -level) - shrunk * 0.6
 
 
-def _patches(scene: Scene, disease: Disease) -> Grid:
-    """Return smooth random patches of 2 to 9 cm, about -2 to 2."""
+def _patches(scene: Scene, waves: NDArray[np.float32]) -> Grid:
+    """Return smooth random patches, standard deviation about 1."""
     total = np.zeros(scene.left.shape, dtype=np.float32)
-    for a, b, c, phase in disease.waves:
+    for a, b, c, phase in waves:
         total += np.sin(a * scene.left + b * scene.back + c * scene.head + phase)
-    return total * np.float32(0.47)
+    return total * np.float32(np.sqrt(2 / len(waves)))
+
+
+def _away(scene: Scene, disease: Disease) -> Grid:
+    """Return the distance in mm from the middle of a focus in the sick lung."""
+    x, y, z = disease.focus
+    return np.sqrt((scene.left - x) ** 2 + (scene.back - y) ** 2 + (scene.head - z) ** 2)
 
 
 def _soft_step(field: Grid, width: float) -> Grid:

@@ -72,10 +72,11 @@ def _evaluate(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, fact
     anatomy.paint_wall(scene, plan.patient, chest)
     if region == "neck":
         paint_throat(scene, plan.patient, dice)
+    scene.paint((scene.everywhere, chest.mediastinum + np.maximum(chest.cage, 0)), anatomy.FAT + 10)
     paint_belly(scene, plan.patient, chest)
     anatomy.paint_bones(scene, plan.patient, chest)
     lungs = _paint_lungs(scene, plan, chest)
-    anatomy.paint_middle(scene, plan.patient, chest)
+    anatomy.paint_middle(scene, plan.patient)
     voxels = scene.render()
     labels = np.zeros(frame.shape, dtype=np.uint8)
     labels[scene.inside((scene.everywhere, lungs["right-lung"]))] = RIGHT_LUNG
@@ -88,16 +89,15 @@ def _paint_lungs(scene: Scene, plan: Plan, chest: anatomy.Chest) -> dict[str, Gr
     """Paint lungs, what lies around them in the pleura, and their fissures; return their outlines."""
     before = {"left-lung": chest.left_lung, "right-lung": chest.right_lung}
     lungs, around = outlines(scene, chest, plan.disease)
-    scene.paint((scene.everywhere, chest.mediastinum + np.maximum(chest.cage, 0)), anatomy.FAT + 10)
     for piece, value in around:
         scene.paint(piece, value)
     for side, lung in lungs.items():
         scene.paint((scene.everywhere, lung), parenchyma(scene, plan.patient, side, lung, before[side], plan.disease))
     major, level = fissures(scene, plan.patient)
-    thin = (-1100.0, -650.0)
-    scene.paint_sheet((scene.everywhere, major), -300.0, 0.5, thin)
-    right = np.where((scene.left < 0) & (major > 0), level, 99.0)
-    scene.paint_sheet((scene.everywhere, right.astype(np.float32)), -300.0, 0.4, thin)
+    lung = np.minimum(lungs["left-lung"], lungs["right-lung"]) < 2
+    for field, here in ((major, lung), (level, lung & (scene.left < 0) & (major > 0))):
+        sheet = np.where(here, field, np.float32(99.0))
+        scene.paint_sheet((scene.everywhere, sheet), -300.0, 0.5, (-1100.0, -650.0))
     return lungs
 
 

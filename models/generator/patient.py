@@ -91,7 +91,7 @@ def draw_patient(seed: int, facts: Facts, contrast: str | None) -> Patient:
         bend=Bend(scale=(size * wide, size * deep, size * tall), waves=_waves(dice.rng)),
         female=female, fat=dice.between("fat_mm", 4, 34), muscle=dice.between("muscle_mm", 6, 16),
         breast=dice.between("breast_mm", 28, 62) if female else dice.between("breast_mm", -60, 24),
-        heart=dice.between("heart", 0.85, 1.2), shift=dice.between("shift_mm", -6, 6),
+        heart=dice.between("heart", 0.9, 1.28), shift=dice.between("shift_mm", -6, 6),
         right_dome=dice.between("right_dome", -118, -72), left_dome=dice.between("left_dome", -126, -84),
         dome_drop=dice.between("dome_drop", 62, 100),
         arms=dice.one_of("arms", ("up", "down"), (0.75, 0.25)), kyphosis=dice.between("kyphosis", -0.04, 0.12),

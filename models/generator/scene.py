@@ -150,10 +150,12 @@ class Scene:
                 result[found[0]] = found[1] < 0
         return result
 
-    def ellipsoid(self, centre: Sequence[float], radii: Sequence[float], axis: Point | None = None) -> Piece:
+    def ellipsoid(
+        self, centre: Sequence[float], radii: Sequence[float], axis: Point | None = None, margin: float = _MARGIN
+    ) -> Piece:
         """Return an ellipsoid of the standard body; with *axis* the first radius lies along that direction."""
         reach = np.array(radii) if axis is None else np.full(3, max(radii))
-        box = self.within(np.array(centre) - reach, np.array(centre) + reach)
+        box = self.within(np.array(centre) - reach, np.array(centre) + reach, margin)
         at = [g[box] - np.float32(c) for g, c in zip((self.left, self.back, self.head), centre, strict=True)]
         if axis is not None:
             turn = _towards(axis).astype(np.float32)

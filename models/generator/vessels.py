@@ -47,7 +47,7 @@ def grow(roots: Points, targets: Points, leaf: float, rng: np.random.Generator, 
         bent = end + rng.normal(size=end.shape) * 0.05 * np.linalg.norm(end - tip, axis=1, keepdims=True)
         end = np.where(count[:, None] <= 1, end, bent)
         drawn = count >= fewest
-        pieces.append(Tubes(tip[drawn], end[drawn], leaf * count[drawn] ** (1 / 2.6)))
+        pieces.append(Tubes(tip[drawn], end[drawn], leaf * count[drawn] ** (1 / 2.55)))
         if level == _LEVELS - 1 or count.max() <= 1:
             break
         going = count[owner] > 1  # the other branches have reached their one place
@@ -104,8 +104,8 @@ def trees(
 
         artery_roots = at((44, 10, -16), (48, 24, -34), (50, 6, -40), (46, 14, -8))
         supplied = places(side, twigs, rng)
-        arteries.append(grow(artery_roots, supplied, 0.5, rng))
-        veins.append(grow(at((34, 10, -42), (38, 24, -52), (40, 2, -26)), places(side, twigs, rng), 0.47, rng))
+        arteries.append(grow(artery_roots, supplied, 0.55, rng))
+        veins.append(grow(at((34, 10, -42), (38, 24, -52), (40, 2, -26)), places(side, twigs, rng), 0.52, rng))
         ends = [end for _, end, _, last in AIRWAY_TREE if last <= 0.45 and end[0] * sign > 0]
         bronchi.append(grow(
             patient.bend.patient(np.array(ends) + (patient.shift, 0, 0)), supplied[: twigs // 4], 0.55, rng, fewest=6
