@@ -57,7 +57,7 @@ def series_of(case: Case, data: Data) -> list[Sample]:
 
 
 def draw_cube(data: Data, seed: int) -> Sample:
-    """Return a cube of generated chest, for every other seed with a lesion in its middle; its label is whether it is."""
+    """Return a cube of generated chest, every other with a lesion in its middle; its label is whether there is one."""
     lesion = seed % 2 == 0
     body = draw_crop(seed, size_mm=data.canvas * data.spacing[0], spacing=data.spacing, lesion=lesion)
     middle = body.volume.to_patient(_middle(body.volume))
