@@ -5,6 +5,7 @@ numpy and scipy only.
 """
 
 from models.generator.body import AIRWAYS, LEFT_LUNG, REGIONS, RIGHT_LUNG, Body, Lesion, Wish
-from models.generator.draw import draw_body, draw_crop
+from models.generator.crop import draw_crop
+from models.generator.draw import draw_body
 
 __all__ = ["AIRWAYS", "LEFT_LUNG", "REGIONS", "RIGHT_LUNG", "Body", "Lesion", "Wish", "draw_body", "draw_crop"]

@@ -84,7 +84,9 @@ def _mediastinum(scene: Scene, patient: Patient) -> Grid:
     left = scene.left - np.float32(patient.shift)
     front = np.clip((scene.back + 62) / 40, 0.0, 1.0)
     high, low = np.clip((scene.head - 55) / 45, 0.0, 1.0), np.clip((-70 - scene.head) / 60, 0.0, 1.0)
-    core = np.abs(left) - (4.0 + 9.0 * front + 14.0 * high - 4.0 * low + 9.0 * np.clip((-72 - scene.back) / 22, 0, 1)).astype(np.float32)
+    core = np.abs(left) - (
+        4.0 + 9.0 * front + 14.0 * high - 4.0 * low + 9.0 * np.clip((-72 - scene.back) / 22, 0, 1)
+    ).astype(np.float32)
     result = np.maximum(core, scene.back - 105)
     spine = np.sqrt((left / 1.15) ** 2 + (scene.back - spine_at(scene, patient)) ** 2) - 22.5
     result = smooth_min(result, spine.astype(np.float32), 4.0)
@@ -127,7 +129,10 @@ def great_vessels(scene: Scene, patient: Patient, wall: float = 0.0) -> list[Pie
         scene.tube(at((13, -10, -8), (32, 6, 2), (46, 24, -8)), (11 + w, 10 + w, 8 + w)),
         scene.tube(at((-24, -20, 60), (-25, -16, 0), (-22, -10, -40)), (8 + w, 9 + w, 9 + w)),
         scene.tube(at((-20, 2, -90), (-20, 12, -150), (-18, 20, -290)), (11 + w, 11 + w, 10 + w)),
-        scene.tube(at((-24, -20, 58), (14, -26, 54), (36, -14, 90), (70, -16, 114), (120, -8, 108)), (7 + w, 6 + w, 5 + w, 4, 4)),
+        scene.tube(
+            at((-24, -20, 58), (14, -26, 54), (36, -14, 90), (70, -16, 114), (120, -8, 108)),
+            (7 + w, 6 + w, 5 + w, 4, 4),
+        ),
         scene.tube(at((-24, -20, 58), (-32, -12, 90), (-70, -16, 114), (-120, -8, 108)), (7 + w, 6 + w, 4, 4)),
         scene.tube(at((-10, -8, 36), (-20, -4, 70), (-24, 4, 140)), (6 + w, 5 + w, 4)),
         scene.tube(at((6, 4, 38), (20, 4, 80), (24, 6, 140)), (4.5 + w, 4 + w, 4)),
@@ -145,9 +150,7 @@ def _hila(scene: Scene, patient: Patient) -> list[Piece]:
             scene.tube(((12 + dx, 14, -12), (38 + dx, 20, -22)), (16, 12))]  # fmt: skip
 
 
-def _dome(
-    scene: Scene, middle: tuple[float, float], radii: tuple[float, float], top: float, drop: float
-) -> Grid:
+def _dome(scene: Scene, middle: tuple[float, float], radii: tuple[float, float], top: float, drop: float) -> Grid:
     """Return all below one half of the diaphragm: half an ellipsoid on a column."""
     above = np.maximum(scene.head - np.float32(top - drop), 0.0)
     near = np.sqrt(
@@ -181,8 +184,8 @@ def paint_wall(scene: Scene, patient: Patient, chest: Chest) -> None:
     for sign in (-1.0, 1.0):
         shoulder = scene.ellipsoid((sign * 128, 16, 82), (52, 42, 48), margin=70.0)
         flesh[shoulder[0]] = smooth_min(flesh[shoulder[0]], shoulder[1], 16.0)
-    skin = flesh - np.float32(patient.fat) * (0.55 + 0.45 * (1 - back) + 0.25 * side)
-    skin = _breasts(scene, patient, skin)
+    thick = np.float32(patient.fat) * (0.55 + 0.45 * (1 - back) + 0.25 * side)
+    skin = _breasts(scene, patient, np.asarray(flesh - thick, dtype=np.float32))
     for piece in limbs(scene, patient, patient.fat * 0.5):
         skin[piece[0]] = np.minimum(skin[piece[0]], piece[1])
     scene.paint((box, skin - 1.5), 10.0)
@@ -226,11 +229,19 @@ def paint_bones(scene: Scene, patient: Patient, chest: Chest) -> None:
     _paint_spine(scene, patient, hard, soft)
     _bone(scene, scene.ellipsoid((0, -99, -12), (17, 7, 78)), hard * 0.7, soft * 0.5)
     for sign in (-1, 1):
-        _bone(scene, scene.tube(((sign * 16, -46, 84), (sign * 70, -50, 104), (sign * 138, 4, 112)), (7, 6, 6)), hard, soft)
+        _bone(
+            scene,
+            scene.tube(((sign * 16, -46, 84), (sign * 70, -50, 104), (sign * 138, 4, 112)), (7, 6, 6)),
+            hard,
+            soft,
+        )
         box, blade = scene.ellipsoid((sign * 100, 74, 30), (5.5, 38, 66), (0.55 * sign, 0.83, 0.12))
         _bone(scene, (box, np.maximum(blade, 15 - chest.cage[box])), hard, soft)
         _bone(scene, scene.tube(((sign * 100, 66, 70), (sign * 142, 34, 96)), (5, 9)), hard, soft)
-        arm = {"up": ((146, 14, 92), (174, 0, 150), (182, -30, 280)), "down": ((150, 14, 90), (208, 20, 10), (222, 22, -180))}
+        arm = {
+            "up": ((146, 14, 92), (174, 0, 150), (182, -30, 280)),
+            "down": ((150, 14, 90), (208, 20, 10), (222, 22, -180)),
+        }
         _bone(scene, scene.tube([(sign * x, y, z) for x, y, z in arm[patient.arms]], (22, 12, 11)), hard, soft)
 
 
@@ -251,7 +262,9 @@ def _paint_spine(scene: Scene, patient: Patient, hard: float, soft: float) -> No
     arch = np.maximum(np.abs(np.sqrt(left**2 + (back - 27) ** 2) - 13) - 3.5, 17 - back)
     arch = np.maximum(arch, (np.abs(level) - 0.36) * 25.5)
     process = np.maximum(np.abs(left) - 3.2, np.maximum(38 - back, back - 62) + 18 * np.abs(level))
-    wing = np.maximum(np.maximum(np.abs(back - 26 - 0.3 * np.abs(left)) - 5, np.abs(left) - 38), (np.abs(level) - 0.2) * 25)
+    wing = np.maximum(
+        np.maximum(np.abs(back - 26 - 0.3 * np.abs(left)) - 5, np.abs(left) - 38), (np.abs(level) - 0.2) * 25
+    )
     wing = np.maximum(wing, 12 - np.abs(left))
     for one in (vertebra, arch, process, wing):
         _bone(scene, (box, np.asarray(one, dtype=np.float32)), hard * 0.8, soft)
@@ -262,7 +275,9 @@ def _paint_spine(scene: Scene, patient: Patient, hard: float, soft: float) -> No
 def paint_middle(scene: Scene, patient: Patient) -> None:
     """Paint heart and great vessels between the lungs."""
     dx, h = patient.shift, patient.heart
-    for piece, matter in zip(heart(scene, patient), (patient.blood + 20, patient.pulmonary, patient.systemic), strict=True):
+    for piece, matter in zip(
+        heart(scene, patient), (patient.blood + 20, patient.pulmonary, patient.systemic), strict=True
+    ):
         scene.paint(piece, matter)
     scene.paint(scene.ellipsoid((34 + dx, -22, -78), (46 * h, 24 * h, 24 * h), (0.78, -0.38, -0.5)), patient.systemic)
     scene.paint(scene.ellipsoid((14 + dx, -50, -78), (44 * h, 18 * h, 30 * h), (0.85, -0.1, -0.4)), patient.pulmonary)

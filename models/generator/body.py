@@ -28,7 +28,7 @@ class Lesion:
     number: int  # value in `Body.lesion_map`
     kind: str  # one of KINDS
     centre_mm: Point  # (L, P, S)
-    diameter_mm: float
+    diameter_mm: float  # of the ball of the same volume, before the lung's outline cuts it; spikes do not count
     side: str  # "left-lung" or "right-lung"
 
 

@@ -105,4 +105,6 @@ def paint_table(scene: Scene, patient: Patient, dice: Dice) -> None:
     scene.paint((scene.everywhere, np.maximum(np.maximum(surface - 32, -surface), wide)), -960.0)
     for at in (0.0, 32.0) if kind != "double" else (0.0, 16.0, 40.0):
         shell = np.maximum(np.abs(surface - at) - dice.between(f"table_wall_{at:.0f}", 0.8, 2.2), wide)
-        scene.paint((scene.everywhere, np.asarray(shell, dtype=np.float32)), dice.between(f"table_hu_{at:.0f}", -250, 150))
+        scene.paint(
+            (scene.everywhere, np.asarray(shell, dtype=np.float32)), dice.between(f"table_hu_{at:.0f}", -250, 150)
+        )

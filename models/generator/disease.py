@@ -75,12 +75,12 @@ def changed_patient(patient: Patient, disease: Disease, rng: np.random.Generator
     return patient
 
 
-def fissures(scene: Scene, patient: Patient) -> tuple[Grid, Grid]:
-    """Return the distances from the slanted and from the level fissure: positive above."""
+def fissures(left: Grid, back: Grid, head: Grid, patient: Patient) -> tuple[Grid, Grid]:
+    """Return how far places of the standard body lie above the slanted and above the level fissure, in mm."""
     tilt = 1.25 * patient.fissure_tilt
-    wave = 4 * np.sin(scene.left / 23 + patient.rib_phase * 6) + 3 * np.sin(scene.back / 17 + patient.shift)
-    major = (scene.head + 34 - tilt * scene.back + wave) / np.float32(np.hypot(1, tilt))
-    return np.asarray(major, dtype=np.float32), np.asarray(scene.head + 30 - 0.12 * scene.back + wave, dtype=np.float32)
+    wave = 4 * np.sin(left / 23 + patient.rib_phase * 6) + 3 * np.sin(back / 17 + patient.shift)
+    major = (head + 34 - tilt * back + wave) / np.float32(np.hypot(1, tilt))
+    return np.asarray(major, dtype=np.float32), np.asarray(head + 30 - 0.12 * back + wave, dtype=np.float32)
 
 
 def outlines(scene: Scene, chest: Chest, disease: Disease) -> tuple[dict[str, Grid], list[tuple[Piece, float]]]:
@@ -113,7 +113,8 @@ def outlines(scene: Scene, chest: Chest, disease: Disease) -> tuple[dict[str, Gr
 def parenchyma(scene: Scene, patient: Patient, side: str, outline: Grid, before: Grid, disease: Disease) -> Grid:
     """Return what a lung is made of, in HU, on the whole lattice."""
     back, amount = scene.back, disease.amount
-    matter = patient.lung_hu + patient.lung_slope * back + 8 * _patches(scene, disease.waves[:3])
+    healthy = patient.lung_hu + patient.lung_slope * back + 8 * _patches(scene, disease.waves[:3])
+    matter = healthy.astype(np.float64)
     name, hit = disease.name, disease.hits(side)
     if name == "emphysema":
         matter = matter - 25 - 45 * amount
@@ -131,13 +132,15 @@ def parenchyma(scene: Scene, patient: Patient, side: str, outline: Grid, before:
         matter = matter + (disease.value - matter) * (1.0 if amount > 0.3 else 0.9)
     elif hit and name in {"effusion", "massive-effusion", "pneumothorax"}:
         pressed = np.clip((outline - before) / 40, 0.0, 1.0) * _soft_step(outline + 9 + 10 * amount, 3.0)
-        matter = matter + np.minimum(pressed * 1.3, 1.0) * (disease.value - matter) * (0.6 if name == "pneumothorax" else 1.0)
+        matter = matter + np.minimum(pressed * 1.3, 1.0) * (disease.value - matter) * (
+            0.6 if name == "pneumothorax" else 1.0
+        )
     return np.asarray(matter, dtype=np.float32)
 
 
 def _lobe(scene: Scene, patient: Patient, side: str, disease: Disease) -> Grid:
     """Return how deep each place lies in the sick lobe, in mm; negative outside."""
-    major, level = fissures(scene, patient)
+    major, level = fissures(scene.left, scene.back, scene.head, patient)
     shrunk = np.float32(38 * disease.amount if disease.name == "lobe-collapse" else 0.0)
     if disease.lobe == "lower":
         return -major - shrunk
@@ -157,10 +160,10 @@ def _patches(scene: Scene, waves: NDArray[np.float32]) -> Grid:
 def _away(scene: Scene, disease: Disease) -> Grid:
     """Return the distance in mm from the middle of a focus in the sick lung."""
     x, y, z = disease.focus
-    return np.sqrt((scene.left - x) ** 2 + (scene.back - y) ** 2 + (scene.head - z) ** 2)
+    return np.asarray(np.sqrt((scene.left - x) ** 2 + (scene.back - y) ** 2 + (scene.head - z) ** 2), dtype=np.float32)
 
 
-def _soft_step(field: Grid, width: float) -> Grid:
+def _soft_step(field: NDArray[np.floating], width: float) -> Grid:
     return np.asarray(np.clip(0.5 + field / np.float32(2 * width), 0.0, 1.0), dtype=np.float32)
 
 

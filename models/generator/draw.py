@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 from models.contract import Volume
 from models.generator import anatomy
 from models.generator.body import AIRWAYS, LEFT_LUNG, REGIONS, RIGHT_LUNG, Body, Wish
-from models.generator.devices import Device, draw_devices, paint_devices, paint_table
+from models.generator.devices import paint_devices, paint_table
 from models.generator.disease import fissures, outlines, parenchyma
 from models.generator.elsewhere import paint_head, paint_legs, paint_object, paint_throat
-from models.generator.frame import Frame, Grid, make_frame
+from models.generator.frame import Frame, Grid
 from models.generator.lesions import paint_lesion
 from models.generator.patient import Dice, Facts
 from models.generator.plan import Plan, make_plan
@@ -44,7 +44,7 @@ def scan(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, facts: Fa
     """Return what a scan of a planned patient on a *frame* shows."""
     thin = slices_for(frame.spacing)
     scanner = draw_scanner(seed, wish, facts)
-    voxels, labels, lesion_map = _evaluate(seed, plan, frame.between_slices(thin), wish, region, facts)
+    voxels, labels, lesion_map = _evaluate(seed, plan, frame.between_slices(thin), region, facts)
     voxels = scanned(voxels, frame, thin, scanner, np.random.default_rng([seed, 2]))
     labels, lesion_map = labels[thin // 2 :: thin], lesion_map[thin // 2 :: thin]
     seen = set(np.unique(lesion_map).tolist())
@@ -55,7 +55,7 @@ def scan(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, facts: Fa
     )  # fmt: skip
 
 
-def _evaluate(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, facts: Facts) -> Voxels:
+def _evaluate(seed: int, plan: Plan, frame: Frame, region: str, facts: Facts) -> Voxels:
     """Return HU, labels and lesion numbers of every voxel, before the scanner."""
     scene = Scene(frame, _STRAIGHT if region == "object" else plan.patient.bend)
     dice = Dice(seed, "elsewhere", facts)
@@ -81,7 +81,7 @@ def _evaluate(seed: int, plan: Plan, frame: Frame, wish: Wish, region: str, fact
     labels = np.zeros(frame.shape, dtype=np.uint8)
     labels[scene.inside((scene.everywhere, lungs["right-lung"]))] = RIGHT_LUNG
     labels[scene.inside((scene.everywhere, lungs["left-lung"]))] = LEFT_LUNG
-    lesion_map = _paint_details(seed, voxels, labels, plan, frame, plan.devices)
+    lesion_map = _paint_details(seed, voxels, labels, plan, frame)
     return voxels, labels, lesion_map
 
 
@@ -93,17 +93,15 @@ def _paint_lungs(scene: Scene, plan: Plan, chest: anatomy.Chest) -> dict[str, Gr
         scene.paint(piece, value)
     for side, lung in lungs.items():
         scene.paint((scene.everywhere, lung), parenchyma(scene, plan.patient, side, lung, before[side], plan.disease))
-    major, level = fissures(scene, plan.patient)
-    lung = np.minimum(lungs["left-lung"], lungs["right-lung"]) < 2
-    for field, here in ((major, lung), (level, lung & (scene.left < 0) & (major > 0))):
+    major, level = fissures(scene.left, scene.back, scene.head, plan.patient)
+    inside = np.minimum(lungs["left-lung"], lungs["right-lung"]) < 2
+    for field, here in ((major, inside), (level, inside & (scene.left < 0) & (major > 0))):
         sheet = np.where(here, field, np.float32(99.0))
         scene.paint_sheet((scene.everywhere, sheet), -300.0, 0.5, (-1100.0, -650.0))
     return lungs
 
 
-def _paint_details(
-    seed: int, voxels: Grid, labels: NDArray[np.uint8], plan: Plan, frame: Frame, devices: tuple[Device, ...]
-) -> NDArray[np.uint16]:
+def _paint_details(seed: int, voxels: Grid, labels: NDArray[np.uint8], plan: Plan, frame: Frame) -> NDArray[np.uint16]:
     """Paint all that is finer than the lattice, label the airways, and return the lesions' numbers."""
     lung = labels > 0
     lesion_map = np.zeros(frame.shape, dtype=np.uint16)
@@ -111,35 +109,22 @@ def _paint_details(
         _paint_trees(voxels, lung, plan, frame)
         for growth in plan.growths:
             side = LEFT_LUNG if growth.lesion.side == "left-lung" else RIGHT_LUNG
-            paint_lesion(voxels, lesion_map, frame, growth, labels == side)
+            paint_lesion(voxels, lesion_map, frame, growth, labels, side)
     width = np.float32(np.mean(frame.spacing))
     deep = depth(frame, plan.trees.airways)
     wall = np.clip(0.5 + (deep + 1.3) / width, 0.0, 1.0) * (deep > -2.9)
     voxels += wall * (20.0 - voxels)
     voxels += np.clip(0.5 + deep / width, 0.0, 1.0) * (np.float32(-1000) - voxels)
     labels[(deep > 0) & (lesion_map == 0)] = AIRWAYS
-    paint_devices(voxels, frame, devices, np.random.default_rng([seed, 5]))
+    paint_devices(voxels, frame, plan.devices, np.random.default_rng([seed, 5]))
     return lesion_map
 
 
 def _paint_trees(voxels: Grid, lung: NDArray[np.bool_], plan: Plan, frame: Frame) -> None:
     """Paint vessels, bronchi, holes and strings within the lungs."""
     patient, trees, marks = plan.patient, plan.trees, plan.marks
-    walls = Tubes(trees.bronchi.start, trees.bronchi.end, trees.bronchi.radius * 1.25 + 0.35)
+    walls = Tubes(trees.bronchi.start, trees.bronchi.end, trees.bronchi.radius * 1.2 + 0.25)
     for tubes, value in ((marks.holes, -985.0), (marks.strings, -150.0), (trees.arteries, patient.pulmonary),
-                         (trees.veins, patient.systemic), (walls, 0.0), (trees.bronchi, -970.0)):  # fmt: skip
+                         (trees.veins, patient.systemic), (walls, -220.0), (trees.bronchi, -970.0)):  # fmt: skip
         if len(tubes.radius):
             voxels += cover(frame, tubes) * lung * (np.float32(value) - voxels)
-
-
-def draw_crop(seed: int, *, size_mm: float, spacing: tuple[float, float, float], lesion: bool) -> Body:
-    """Return a small box inside a chest, its middle on a lesion, or on something that is none."""
-    facts: Facts = {"seed": float(seed), "region": "chest"}
-    wish = Wish(region="chest", lesions=1 if lesion else 0)
-    plan = make_plan(seed, "chest", wish, facts)
-    rng = np.random.default_rng([seed, 3])
-    side = ("right-lung", "left-lung")[int(rng.integers(2))]
-    middle = plan.growths[0].lesion.centre_mm if lesion and plan.growths else tuple(plan.map.places(side, 1, rng)[0])
-    z, y, x = (max(1, round(size_mm / mm)) for mm in spacing)
-    frame = make_frame((float(middle[0]), float(middle[1]), float(middle[2])), spacing, (z, y, x))
-    return scan(seed, plan, frame, wish, "chest", facts)

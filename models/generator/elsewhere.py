@@ -41,7 +41,9 @@ def paint_head(scene: Scene, patient: Patient, dice: Dice) -> None:
 def _paint_face(scene: Scene, patient: Patient, dice: Dice) -> None:
     hard = patient.bone * 1.3
     scene.paint(scene.ellipsoid((0, -62, -26), (44, 26, 26)), hard * 0.7)
-    scene.paint(scene.tube(((-48, -10, -70), (-30, -62, -92), (0, -80, -96), (30, -62, -92), (48, -10, -70)), [9] * 5), hard)
+    scene.paint(
+        scene.tube(((-48, -10, -70), (-30, -62, -92), (0, -80, -96), (30, -62, -92), (48, -10, -70)), [9] * 5), hard
+    )
     scene.paint(scene.ellipsoid((0, -70, -72), (30, 18, 6)), 1600.0)  # teeth
     scene.paint(scene.tube(((0, 26, -20), (0, 30, -130)), (17, 17)), hard * 0.6)
     scene.paint(scene.tube(((0, 44, -20), (0, 48, -130)), (7, 7)), 20.0)
@@ -64,8 +66,8 @@ def _cells(scene: Scene, dice: Dice, centre: tuple[float, float, float], reach: 
     """Paint a bone full of small cells of air."""
     scene.paint(scene.ellipsoid(centre, (reach, reach, reach * 1.2)), wall)
     for _ in range(count):
-        at = np.array(centre) + dice.rng.normal(size=3) * reach * 0.4
-        scene.paint(scene.ellipsoid(at, dice.rng.uniform(2.0, 5.5, 3)), AIR)
+        at = (np.array(centre) + dice.rng.normal(size=3) * reach * 0.4).tolist()
+        scene.paint(scene.ellipsoid(at, dice.rng.uniform(2.0, 5.5, 3).tolist()), AIR)
 
 
 def _whole(scene: Scene, piece: Piece) -> Grid:
@@ -81,7 +83,10 @@ def paint_throat(scene: Scene, patient: Patient, dice: Dice) -> None:
     head = scene.ellipsoid((0, 10, 330), (80, 98, 92))
     scene.paint(head, MUSCLE)
     scene.paint(scene.ellipsoid((0, 0, 258), (52, 74, 40)), MUSCLE)
-    scene.paint(scene.tube(((-46, 0, 262), (-30, -52, 238), (0, -68, 232), (30, -52, 238), (46, 0, 262)), [8] * 5), patient.bone * 1.3)
+    scene.paint(
+        scene.tube(((-46, 0, 262), (-30, -52, 238), (0, -68, 232), (30, -52, 238), (46, 0, 262)), [8] * 5),
+        patient.bone * 1.3,
+    )
     scene.paint(scene.ellipsoid((0, -56, 252), (28, 14, 6)), 1500.0)
     for sign in (-1, 1):
         scene.paint(scene.ellipsoid((sign * 20 + dx, -8, 160), (11, 12, 26)), float(90 + 0.4 * (patient.systemic - 40)))
@@ -89,7 +94,12 @@ def paint_throat(scene: Scene, patient: Patient, dice: Dice) -> None:
         scene.paint(scene.tube(((sign * 34, 4, 110), (sign * 40, 10, 260)), (6, 5)), patient.pulmonary)
     scene.paint(scene.tube(((-18, -20, 192), (0, -30, 194), (18, -20, 192)), (5, 5, 5)), patient.bone * 0.5)
     wide = dice.between("throat_mm", 6, 13)
-    scene.paint(scene.tube(((0, -6, 190), (0, -4, 200), (0, 2, 225), (0, 0, 258), (0, -20, 290)), (5, 4, wide, wide * 0.8, wide)), AIR)
+    scene.paint(
+        scene.tube(
+            ((0, -6, 190), (0, -4, 200), (0, 2, 225), (0, 0, 258), (0, -20, 290)), (5, 4, wide, wide * 0.8, wide)
+        ),
+        AIR,
+    )
 
 
 def paint_legs(scene: Scene, patient: Patient, dice: Dice) -> None:
@@ -120,19 +130,28 @@ def paint_object(scene: Scene, dice: Dice) -> None:
         flat = np.abs(scene.back - 118) - dice.between("table_half", 1, 9)
         scene.paint((scene.everywhere, np.asarray(flat, dtype=np.float32)), dice.between("table_hu", -950, 60))
     radius, half = dice.between("object_mm", 50, 110), dice.between("object_long", 40, 150)
-    round_one = np.maximum(np.sqrt(scene.left**2 + scene.back**2) - radius, np.abs(scene.head) - half).astype(np.float32)
+    round_one = np.maximum(np.sqrt(scene.left**2 + scene.back**2) - radius, np.abs(scene.head) - half).astype(
+        np.float32
+    )
     if kind in {"water", "rods", "lung-like"}:
         scene.paint((scene.everywhere, round_one), dice.between("shell_hu", 60, 180))
-        scene.paint((scene.everywhere, round_one + np.float32(dice.between("shell_mm", 2, 9))), dice.between("fill_hu", -15, 60))
+        scene.paint(
+            (scene.everywhere, round_one + np.float32(dice.between("shell_mm", 2, 9))), dice.between("fill_hu", -15, 60)
+        )
     if kind == "rods":
         for number in range(int(dice.between("rods", 3, 12))):
             turn = dice.between(f"rod_{number}_at", 0, 6.28)
             at = np.array((np.cos(turn), np.sin(turn))) * radius * dice.between(f"rod_{number}_out", 0.2, 0.75)
-            rod = scene.tube(((at[0], at[1], -half * 0.9), (at[0], at[1], half * 0.9)), [dice.between(f"rod_{number}_mm", 3, 16)] * 2)
+            rod = scene.tube(
+                ((at[0], at[1], -half * 0.9), (at[0], at[1], half * 0.9)), [dice.between(f"rod_{number}_mm", 3, 16)] * 2
+            )
             scene.paint(rod, float(dice.rng.choice([-1000, -820, -100, 120, 340, 900, 1500])))
     if kind == "lung-like":  # plain holes of air or cork on both sides
         for sign in (-1, 1):
-            hole = scene.ellipsoid((sign * radius * 0.48, 0, 0), (radius * 0.34, radius * 0.55, half * dice.between(f"hole_{sign}", 0.5, 1.3)))
+            hole = scene.ellipsoid(
+                (sign * radius * 0.48, 0, 0),
+                (radius * 0.34, radius * 0.55, half * dice.between(f"hole_{sign}", 0.5, 1.3)),
+            )
             scene.paint(hole, dice.between(f"hole_hu_{sign}", -1000, -650))
         scene.paint(scene.tube(((0, radius * 0.55, -half), (0, radius * 0.55, half)), (radius * 0.14,) * 2), 500.0)
     if kind == "bottles":
@@ -143,12 +162,25 @@ def paint_object(scene: Scene, dice: Dice) -> None:
             scene.paint(body, -20.0)
             level = np.float32(at[1] + size * dice.between(f"bottle_{number}_level", -0.9, 0.9))
             scene.paint((body[0], body[1] + 2), AIR)
-            scene.paint((body[0], np.maximum(body[1] + 2, level - scene.back[body[0]])), dice.between(f"bottle_{number}_hu", -120, 200))
+            scene.paint(
+                (body[0], np.maximum(body[1] + 2, level - scene.back[body[0]])),
+                dice.between(f"bottle_{number}_hu", -120, 200),
+            )
     if kind in {"foam", "block"}:
-        block = np.maximum(np.maximum(np.abs(scene.left) - radius * 1.3, np.abs(scene.back) - radius * 0.6), np.abs(scene.head) - half)
-        scene.paint((scene.everywhere, block.astype(np.float32)), dice.between("foam_hu", -980, -750) if kind == "foam" else 110.0)
+        block = np.maximum(
+            np.maximum(np.abs(scene.left) - radius * 1.3, np.abs(scene.back) - radius * 0.6), np.abs(scene.head) - half
+        )
+        scene.paint(
+            (scene.everywhere, block.astype(np.float32)),
+            dice.between("foam_hu", -980, -750) if kind == "foam" else 110.0,
+        )
         for _ in range(0 if kind == "foam" else 9):
-            at = dice.rng.uniform(-1, 1, 3) * (radius * 1.1, radius * 0.5, half * 0.8)
-            scene.paint(scene.ellipsoid(at, [dice.rng.uniform(3, 14)] * 3), float(dice.rng.choice([-1000, -800, 300, 1000])))
+            at = (dice.rng.uniform(-1, 1, 3) * (radius * 1.1, radius * 0.5, half * 0.8)).tolist()
+            scene.paint(
+                scene.ellipsoid(at, [dice.rng.uniform(3, 14)] * 3), float(dice.rng.choice([-1000, -800, 300, 1000]))
+            )
     if kind == "table":
-        scene.paint((scene.everywhere, np.asarray(np.abs(scene.back - 60 + 0.001 * scene.left**2) - 14, dtype=np.float32)), -930.0)
+        scene.paint(
+            (scene.everywhere, np.asarray(np.abs(scene.back - 60 + 0.001 * scene.left**2) - 14, dtype=np.float32)),
+            -930.0,
+        )

@@ -65,7 +65,9 @@ def _place(
             continue
         deep = depth(side, points)
         radius = diameter / 2
-        fits = (deep > 0.25 * radius) & (deep < 0.7 * radius + 1) if kind == "juxtapleural" else deep > min(radius + 2, 22)
+        fits = (
+            (deep > 0.25 * radius) & (deep < 0.7 * radius + 1) if kind == "juxtapleural" else deep > min(radius + 2, 22)
+        )
         for one in others:
             apart = np.linalg.norm(points - np.array(one.lesion.centre_mm), axis=1)
             fits &= apart > (diameter + one.lesion.diameter_mm) / 2 * 1.3 + 4
@@ -82,15 +84,19 @@ def _sizes(kind: str) -> tuple[float, float]:
 
 
 def _grown(lesion: Lesion, rng: np.random.Generator) -> Growth:
-    value, core, core_value, bumps, spikes = float(rng.uniform(5, 75)), 0.0, 0.0, float(rng.uniform(0.0, 0.13)), 0
+    value, core, core_value, bumps, spikes = float(rng.uniform(5, 75)), 0.0, 0.0, float(rng.uniform(0.0, 0.24)), 0
     if lesion.kind == "part-solid":
-        value, core, core_value = float(rng.uniform(-680, -420)), float(rng.uniform(0.3, 0.7)), float(rng.uniform(-80, 50))
+        value, core, core_value = (
+            float(rng.uniform(-680, -420)),
+            float(rng.uniform(0.3, 0.7)),
+            float(rng.uniform(-80, 50)),
+        )
     elif lesion.kind == "ground-glass":
         value = float(rng.uniform(-720, -450))
     elif lesion.kind == "calcified":
         value, bumps = float(rng.uniform(180, 900)), bumps * 0.4
     elif lesion.kind == "spiculated":
-        bumps, spikes = float(rng.uniform(0.12, 0.2)), int(rng.integers(12, 40))
+        bumps, spikes = float(rng.uniform(0.12, 0.2)), int(rng.integers(14, 50))
     elif lesion.kind == "mass":
         core, core_value, bumps = float(rng.uniform(0.0, 0.6)), value - 25.0, float(rng.uniform(0.05, 0.18))
     elif lesion.kind == "cavity":
@@ -100,18 +106,19 @@ def _grown(lesion: Lesion, rng: np.random.Generator) -> Growth:
 
 
 def paint_lesion(
-    voxels: Grid, lesion_map: NDArray[np.uint16], frame: Frame, growth: Growth, lung: NDArray[np.bool_]
-) -> None:
-    """Paint one lesion into *voxels* and its number into *lesion_map*, both within the *lung*."""
+    voxels: Grid, lesion_map: NDArray[np.uint16], frame: Frame, growth: Growth,
+    labels: NDArray[np.uint8], side: int,
+) -> None:  # fmt: skip
+    """Paint one lesion into *voxels* and its number into *lesion_map*, both within the lung labelled *side*."""
     lesion, rng = growth.lesion, np.random.default_rng(growth.seed)
     centre, radius = np.array(lesion.centre_mm), lesion.diameter_mm / 2
     reach = radius * (1.9 if growth.spikes else 1.4) + 4
     box = frame.box(centre - reach, centre + reach, lattice=False)
-    here, inside_lung = voxels[box], lung[box]
+    here, inside_lung = voxels[box], labels[box] == side
     if not here.size:
         return
     distance, radial = _surface(frame, box, lesion.centre_mm, radius, growth.bumps, rng)
-    width = np.float32(max(np.mean(frame.spacing), 0.7)) * (2.5 if growth.value < -300 else 1.0)
+    width = np.float32(max(float(np.mean(frame.spacing)), 0.7)) * (2.5 if growth.value < -300 else 1.0)
     if growth.spikes:
         small = Frame(shape=_shape(here), affine=_moved(frame, box))
         here += cover(small, _spikes(centre, radius, growth.spikes, rng)) * inside_lung * 0.8 * (growth.value - here)
@@ -138,19 +145,26 @@ def _moved(frame: Frame, box: Box) -> NDArray[np.float64]:
 def _surface(
     frame: Frame, box: Box, centre: Point, radius: float, bumps: float, rng: np.random.Generator
 ) -> tuple[Grid, Grid]:
-    """Return the distance from the bumpy surface, and from the centre, of the voxel centres in *box*."""
-    at = [g - np.float32(c) for g, c in zip(frame.places(box), centre, strict=True)]
-    stretch = np.exp(rng.uniform(-0.1, 0.1, 3))
+    """Return the distance from the bumpy surface, and from the centre, of the voxel centres in *box*.
+
+    The shape is as large as a ball of that *radius*.
+    """
+    stretch = np.exp(rng.uniform(-0.16, 0.16, 3))
     stretch /= stretch.prod() ** (1 / 3)
-    at = [np.asarray(a / np.float32(s)) for a, s in zip(at, stretch, strict=True)]
+    waves = rng.normal(size=(5, 3))
+    waves *= rng.uniform(1.5, 4.5, size=(5, 1)) / np.linalg.norm(waves, axis=1, keepdims=True)
+    phases = rng.uniform(0, 2 * np.pi, 5)
+    round_about = rng.normal(size=(600, 3))
+    round_about /= np.linalg.norm(round_about, axis=1, keepdims=True)
+    swell = np.maximum(1 + bumps / 2 * np.sin(round_about @ waves.T + phases).sum(1), 0.4)
+    radius /= float((swell**3).mean() ** (1 / 3))
+    at = [(g - np.float32(c)) / np.float32(s) for g, c, s in zip(frame.places(box), centre, stretch, strict=True)]
     away = np.sqrt(at[0] ** 2 + at[1] ** 2 + at[2] ** 2)
     bump = np.zeros_like(away)
-    for _ in range(5):
-        direction = rng.normal(size=3)
-        direction *= rng.uniform(1.5, 4.0) / np.linalg.norm(direction)
-        turn = sum((a * np.float32(d) for a, d in zip(at, direction, strict=True)), np.float32(0)) / (away + radius * 0.3)
-        bump += np.sin(turn + np.float32(rng.uniform(0, 2 * np.pi)))
-    return np.asarray(away - np.float32(radius) * (1 + np.float32(bumps / 2) * bump), dtype=np.float32), away
+    for wave, phase in zip(waves.astype(np.float32), phases.astype(np.float32), strict=True):
+        bump += np.sin((wave[0] * at[0] + wave[1] * at[1] + wave[2] * at[2]) / (away + np.float32(1e-3)) + phase)
+    swollen = np.maximum(1 + np.float32(bumps / 2) * bump, np.float32(0.4))
+    return np.asarray(away - np.float32(radius) * swollen, dtype=np.float32), away
 
 
 def _ripple(frame: Frame, box: Box, rng: np.random.Generator) -> Grid:
@@ -166,5 +180,7 @@ def _spikes(centre: Points, radius: float, count: int, rng: np.random.Generator)
     way /= np.linalg.norm(way, axis=1, keepdims=True)
     start, tip = centre + way * radius * 0.8, centre + way * radius * rng.uniform(1.1, 1.8, size=(count, 1))
     middle = (start + tip) / 2 + rng.normal(size=way.shape) * radius * 0.06
-    thick = rng.uniform(0.35, 0.9, size=count)
-    return Tubes(np.concatenate([start, middle]), np.concatenate([middle, tip]), np.concatenate([thick * 1.3, thick * 0.8]))
+    thick = rng.uniform(0.45, 1.1, size=count)
+    return Tubes(
+        np.concatenate([start, middle]), np.concatenate([middle, tip]), np.concatenate([thick * 1.3, thick * 0.8])
+    )

@@ -72,7 +72,9 @@ def map_lungs(patient: Patient, disease: Disease) -> Map:
     shape = np.ceil((high - low) / _STEP).astype(int)[::-1]
     middle = (low + high) / 2
     frame = make_frame(
-        (float(middle[0]), float(middle[1]), float(middle[2])), (_STEP,) * 3, (int(shape[0]), int(shape[1]), int(shape[2]))
+        (float(middle[0]), float(middle[1]), float(middle[2])),
+        (_STEP,) * 3,
+        (int(shape[0]), int(shape[1]), int(shape[2])),
     )
     scene = Scene(frame, patient.bend)
     return Map(frame, outlines(scene, shape_chest(scene, patient), disease)[0])

@@ -81,14 +81,18 @@ def _blurred(voxels: Grid, *sigmas: float) -> Grid:
 def _noise(frame: Frame, scanner: Scanner, rng: np.random.Generator) -> Grid:
     """Return noise of the kernel's texture, a little alike from slice to slice where slices are thin."""
     dz, dy, dx = frame.spacing
-    noise = _scaled(_blurred(rng.standard_normal(frame.shape, dtype=np.float32), scanner.grain / dy, scanner.grain / dx))
+    noise = _scaled(
+        _blurred(rng.standard_normal(frame.shape, dtype=np.float32), scanner.grain / dy, scanner.grain / dx)
+    )
     if dz < 2.0:
         noise = _scaled(ndimage.gaussian_filter1d(noise, 0.7 / dz, axis=0, mode="nearest", truncate=2.0))
     noise *= np.float32(scanner.noise)
     if scanner.streaks:
         along = rng.standard_normal(frame.shape, dtype=np.float32)
         along = ndimage.gaussian_filter1d(along, 14.0 / dx, axis=2, mode="nearest", truncate=2.0)
-        noise += np.float32(scanner.streaks) * _scaled(ndimage.gaussian_filter1d(along, 0.5 / dy, axis=1, mode="nearest"))
+        noise += np.float32(scanner.streaks) * _scaled(
+            ndimage.gaussian_filter1d(along, 0.5 / dy, axis=1, mode="nearest")
+        )
     return noise
 
 

@@ -98,11 +98,12 @@ class Scene:
             trim.append(slice(max(int(hits[0]) - 1, 0), int(hits[-1]) + 2))
         cut = (trim[0], trim[1], trim[2])
         place = tuple(
-            slice(b.start + t.start, b.start + min(t.stop, n))
-            for b, t, n in zip(box, cut, distance.shape, strict=True)
+            slice(b.start + t.start, b.start + min(t.stop, n)) for b, t, n in zip(box, cut, distance.shape, strict=True)
         )
         matter = value if isinstance(value, float) else np.ascontiguousarray(value[cut])
-        self.layers.append(Layer((place[0], place[1], place[2]), np.ascontiguousarray(distance[cut]), matter, 0.0, over))
+        self.layers.append(
+            Layer((place[0], place[1], place[2]), np.ascontiguousarray(distance[cut]), matter, 0.0, over)
+        )
 
     def paint_sheet(self, piece: Piece, value: float, thickness: float, over: tuple[float, float]) -> None:
         """Add a sheet of *thickness* mm about the zero surface of a field."""
@@ -112,7 +113,7 @@ class Scene:
     def render(self) -> Grid:
         """Return the layers painted on every voxel of the frame, in HU."""
         voxels = np.full(self.frame.shape, -1000.0, dtype=np.float32)
-        width = np.float32(max(np.mean(self.frame.spacing), 0.6))
+        width = np.float32(max(float(np.mean(self.frame.spacing)), 0.6))
         for start in range(0, self.frame.shape[0], _SLAB):
             slices = range(start, min(start + _SLAB, self.frame.shape[0]))
             for layer in self.layers:
@@ -127,7 +128,9 @@ class Scene:
         value: float | Grid = layer.value if isinstance(layer.value, float) else self._matter(layer, slices)
         here = voxels[place]
         if layer.sheet:
-            cover = np.clip(((layer.sheet + width) / 2 - np.abs(distance)) / width, 0.0, min(1.0, layer.sheet / width))
+            cover = np.clip(
+                ((layer.sheet + width) / 2 - np.abs(distance)) / width, 0.0, min(1.0, layer.sheet / float(width))
+            )
         else:
             cover = np.clip(0.5 - distance / width, 0.0, 1.0)
         if layer.over is not None:

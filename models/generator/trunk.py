@@ -50,8 +50,12 @@ def _paint_organs(scene: Scene, patient: Patient, chest: Chest, below: Grid, kep
         kidney = scene.ellipsoid((sign * 60, 46, side - 42), (52, 28, 24), (0.2 * sign, 0.2, 1.0))
         scene.paint(kept(kidney, 3), float(34 + (patient.systemic - 40) * 0.6))
         scene.paint(kept(scene.ellipsoid((sign * 50, 42, side - 42), (26, 12, 8), (0.2 * sign, 0.2, 1.0)), 3), FAT + 20)
-        scene.paint(scene.tube(((sign * 24, 54, -200), (sign * 42, 46, -290), (sign * 66, 14, -430)), (8, 23, 24)), 55.0)
-    scene.paint(kept(scene.tube(((-40, -14, left - 120), (0, -18, left - 100), (60, 10, left - 80)), (14, 11, 9)), 3), 45.0)
+        scene.paint(
+            scene.tube(((sign * 24, 54, -200), (sign * 42, 46, -290), (sign * 66, 14, -430)), (8, 23, 24)), 55.0
+        )
+    scene.paint(
+        kept(scene.tube(((-40, -14, left - 120), (0, -18, left - 100), (60, 10, left - 80)), (14, 11, 9)), 3), 45.0
+    )
 
 
 def _paint_bowel(scene: Scene, patient: Patient, kept: _Kept) -> None:
@@ -83,7 +87,8 @@ def _bags(patient: Patient) -> list[_Bag]:
     for number, at in enumerate(np.linspace(0, len(path) - 1.001, 56)):
         low = int(at)
         x, y, z = path[low] + (at - low) * (path[low + 1] - path[low]) + (np.array(g[number : number + 3]) - 0.5) * 12
-        result.append(((x, y, z), 13 + 11 * g[number + 5] ** 2, g[number + 9], g[number + 11]))
+        blown = g[number // 4 + 9] * 0.75 + g[number + 9] * 0.25  # neighbours share their gas
+        result.append(((x, y, z), 14 + 17 * g[number + 5] ** 2, blown, g[number + 11]))
     for number in range(34):
         x, y, z = (g[number] - 0.5) * 130, -52 + 70 * g[number + 7], -296 - 150 * g[number + 13]
         result.append(((x, y, z), 12 + 6 * g[number + 3], g[number + 17] * 0.55, 0.1))
@@ -91,8 +96,8 @@ def _bags(patient: Patient) -> list[_Bag]:
 
 
 def _in_view(scene: Scene, bag: _Bag) -> bool:
-    centre, radius = np.array(bag[0]), bag[1]
-    return all(part.stop > part.start for part in scene.within(centre - radius, centre + radius, margin=0.0))
+    low, high = ([c + way * bag[1] for c in bag[0]] for way in (-1, 1))
+    return all(part.stop > part.start for part in scene.within(low, high, margin=0.0))
 
 
 def _paint_pelvis(scene: Scene, patient: Patient, kept: _Kept) -> None:

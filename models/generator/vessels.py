@@ -41,13 +41,15 @@ def grow(roots: Points, targets: Points, leaf: float, rng: np.random.Generator, 
     tip, pieces = roots.copy(), []
     for level in range(_LEVELS):
         count = np.bincount(owner, minlength=len(tip))
-        middle = np.stack([np.bincount(owner, targets[:, i], len(tip)) for i in range(3)], 1) / np.maximum(count, 1)[:, None]
+        middle = (
+            np.stack([np.bincount(owner, targets[:, i], len(tip)) for i in range(3)], 1) / np.maximum(count, 1)[:, None]
+        )
         share = np.where(count <= 1, 1.0, 0.34 + 0.08 * rng.random(len(tip)))[:, None]
         end = tip + (middle - tip) * share
         bent = end + rng.normal(size=end.shape) * 0.05 * np.linalg.norm(end - tip, axis=1, keepdims=True)
         end = np.where(count[:, None] <= 1, end, bent)
         drawn = count >= fewest
-        pieces.append(Tubes(tip[drawn], end[drawn], leaf * count[drawn] ** (1 / 2.55)))
+        pieces.append(Tubes(tip[drawn], end[drawn], np.asarray(leaf * count[drawn] ** (1 / 2.55), dtype=np.float64)))
         if level == _LEVELS - 1 or count.max() <= 1:
             break
         going = count[owner] > 1  # the other branches have reached their one place
@@ -60,7 +62,10 @@ def grow(roots: Points, targets: Points, leaf: float, rng: np.random.Generator, 
 
 
 def _split_direction(away: Points, owner: NDArray[np.intp], along: Points, rng: np.random.Generator) -> Points:
-    """Return for each branch the direction across it in which its targets lie widest (two steps of the power method)."""
+    """Return for each branch the direction across it in which its targets lie widest.
+
+    Two steps of the power method are near enough.
+    """
     count = len(along)
     normal = rng.normal(size=(count, 3))
     forward = along / np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
@@ -108,6 +113,6 @@ def trees(
         veins.append(grow(at((34, 10, -42), (38, 24, -52), (40, 2, -26)), places(side, twigs, rng), 0.52, rng))
         ends = [end for _, end, _, last in AIRWAY_TREE if last <= 0.45 and end[0] * sign > 0]
         bronchi.append(grow(
-            patient.bend.patient(np.array(ends) + (patient.shift, 0, 0)), supplied[: twigs // 4], 0.55, rng, fewest=6
+            patient.bend.patient(np.array(ends) + np.array([patient.shift, 0, 0])), supplied[: twigs // 4], 0.55, rng, fewest=9
         ))  # fmt: skip
     return Trees(arteries[0] + arteries[1], veins[0] + veins[1], bronchi[0] + bronchi[1], airway_tubes(patient))

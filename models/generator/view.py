@@ -34,18 +34,25 @@ def draw_view(seed: int, wish: Wish, region: str, patient: Patient, facts: Facts
         cut = wish.cut or "whole"
     facts["cut"] = cut
     scale = patient.bend.scale if region != "object" else (1.0, 1.0, 1.0)
-    low, high = (dice.between(name, *bounds) * scale[2] for name, bounds in zip(("foot", "crown"), _REACH[region], strict=True))
+    low, high = (
+        dice.between(name, *bounds) * scale[2] for name, bounds in zip(("foot", "crown"), _REACH[region], strict=True)
+    )
     low, high = _ends(cut, low, high, dice)
     width, depth = dice.between("field_mm", *_WIDTH[region]) * scale[0], dice.between("field_depth", 0.8, 1.0)
     left = dice.between("off_left", -12, 12)
     if cut == "half":
-        width, left = dice.between("half_mm", 130, 210), (1 if dice.chance("half_left", 0.5) else -1) * dice.between("half_at", 60, 85)
+        width, left = (
+            dice.between("half_mm", 130, 210),
+            (1 if dice.chance("half_left", 0.5) else -1) * dice.between("half_at", 60, 85),
+        )
     if cut == "narrow":
         width *= dice.between("narrow_by", 0.6, 0.85)
     depth = width if dice.chance("square", 0.6) else width * depth * 0.9
     centre = (left, dice.between("off_back", -12, 14) * (1.0 if region == "chest" else 0.6), (low + high) / 2)
     spacing = wish.spacing or _spacing(dice, (high - low, depth, width))
-    shape = wish.shape or tuple(max(1, round(mm / step)) for mm, step in zip((high - low, depth, width), spacing, strict=True))
+    shape = wish.shape or tuple(
+        max(1, round(mm / step)) for mm, step in zip((high - low, depth, width), spacing, strict=True)
+    )
     turn = _turn(dice, wish)
     return make_frame(centre, spacing, (shape[0], shape[1], shape[2]), turn)
 
@@ -66,7 +73,11 @@ def _spacing(dice: Dice, extent: tuple[float, float, float]) -> tuple[float, flo
     """Return a usual spacing, coarser in the plane where the whole would have too many voxels."""
     thick = float(dice.one_of("slice_mm", ("0.6", "1.0", "1.25", "1.5", "2.0", "2.5", "3.0", "5.0", "7.0"),
                               (0.06, 0.14, 0.14, 0.1, 0.12, 0.14, 0.14, 0.12, 0.04)))  # fmt: skip
-    plane = dice.between("pixel_mm", 0.6, 1.0) if dice.chance("fine_pixels", 0.7) else dice.between("pixel_coarse_mm", 1.0, 3.0)
+    plane = (
+        dice.between("pixel_mm", 0.6, 1.0)
+        if dice.chance("fine_pixels", 0.7)
+        else dice.between("pixel_coarse_mm", 1.0, 3.0)
+    )
     many = np.prod(extent) / (thick * plane**2)
     plane *= max(1.0, float(many / _BUDGET) ** 0.5)
     return thick, plane, plane
