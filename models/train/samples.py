@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from models.contract import Volume
 from models.generator import REGIONS, Body, Wish, draw_body, draw_crop
-from models.sampling import UNKNOWN, Grid
+from models.sampling import LOWEST, UNKNOWN, Grid
 from models.train.recipe import Data
 from models.train.sources import Case, Sample
 
@@ -21,9 +21,14 @@ def draw_lungs(data: Data, seed: int) -> Sample:
 
 
 def lung_sample(name: str, volume: Volume, labels: NDArray[np.uint8], data: Data) -> Sample:
-    """Return *volume* and its *labels* on the training grid, each slice a square canvas about the middle."""
+    """Return *volume* and its *labels* on the training grid, each slice a square canvas about the middle.
+
+    What is behind the padding of a circular field is seen by nobody: whatever lies there, its label is 0.
+    """
     grid = Grid.over(volume, data.spacing, (data.canvas, data.canvas))
-    return Sample(name=name, voxels=_kept(grid.sample(volume.voxels)), labels=grid.sample_labels(labels))
+    voxels, placed = grid.sample(volume.voxels), grid.sample_labels(labels)
+    placed[voxels <= LOWEST + 1.0] = 0  # a mean over 3 mm is never as low, but of padding
+    return Sample(name=name, voxels=_kept(voxels), labels=placed)
 
 
 def lungs_of(case: Case, data: Data) -> list[Sample]:

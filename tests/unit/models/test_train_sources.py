@@ -83,3 +83,15 @@ def test_a_body_keeps_its_lungs_on_the_training_grid(phantom: Phantom, thorax: V
         expected = np.argwhere(truth).mean(0) - (np.array(truth.shape) - 1) / 2
         assert middle * 3.0 == pytest.approx(expected * thorax.spacing, abs=0.6)
     assert np.median(sample.voxels[sample.labels > 0]) < -800
+
+
+def test_behind_padding_nothing_is_labelled(phantom: Phantom, thorax: Volume) -> None:
+    """A lung that goes on behind the border of a circular field cannot be seen there."""
+    labels = (phantom.left_lung + 2 * phantom.right_lung).astype(np.uint8)
+    voxels = thorax.voxels.copy()
+    voxels[:, :, 64:] = -3024.0
+    padded = Volume(voxels=voxels, affine=thorax.affine)
+    sample = lung_sample("padded", padded, labels, Data(bodies=1, validation_bodies=1, canvas=140))
+    expected = phantom.right_lung.sum() * np.prod(thorax.spacing) / 27.0
+    assert (sample.labels == 2).sum() == pytest.approx(expected, rel=0.03)
+    assert not (sample.labels[:, :, 72:] > 0).any()
