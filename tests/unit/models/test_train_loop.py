@@ -144,6 +144,18 @@ def test_the_best_epoch_is_kept_and_told(whole: Trainer) -> None:
     assert [float(row["score"]) for row in rows] == [row["score"] for row in whole.curve]
 
 
+def test_a_worse_epoch_does_not_take_the_place_of_the_best(tmp_path: Path) -> None:
+    """The file stays that of the second of three epochs, to the last bit."""
+    run, hashes = trainer(tmp_path / "run", recipe()), []
+    for epoch, score in enumerate((0.5, 0.9, 0.4), 1):
+        with torch.no_grad():
+            run.network.head.bias += 1.0  # type: ignore[operator,union-attr]
+        run._record({"epoch": epoch, "score": score, "seconds": 0.1})
+        hashes.append(hashlib.sha256((run.out / "weights.safetensors").read_bytes()).hexdigest())
+    assert hashes[0] != hashes[1] == hashes[2]
+    assert read_facts(run.out / "weights.safetensors")["epoch"] == run.best["epoch"] == 2
+
+
 def test_weights_are_transferred_as_far_as_they_fit(whole: Trainer, tmp_path: Path) -> None:
     """A head for other classes is left out by name; a network with which nothing is shared is refused."""
     torch.manual_seed(1)
