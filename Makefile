@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate conformance constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate prepare-cases train conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -101,6 +101,15 @@ bench-interop: ## thousands of instances and associations in pynetdicom's own wa
 bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.attack
+
+RECIPE ?= models/train/recipes/ct-lung-cpu.toml
+train: ## train a network by a recipe: RECIPE=models/train/recipes/.. OPTIONS="--device cuda --minutes 60"
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,train
+	@$(BIN)/python -m models.train $(RECIPE) $(OPTIONS)
+
+prepare-cases: ## real cases for training, of the test data whose licence allows it: OUT=out/cases
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m workers.prepare --data $(or $(PACS_NODE_TEST_DATA),../shared/data) --out $(or $(OUT),out/cases)
 
 evaluate: ## both models over every case of the test data, as a table
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

@@ -1,0 +1,68 @@
+"""From a recipe to its task and its network: draws or reads the samples, parts them, says how many there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from models.generator import REGIONS
+from models.network import Network, build
+from models.train.lung import LungTask
+from models.train.nodule import NoduleTask
+from models.train.recipe import Data, Recipe
+from models.train.region import RegionTask
+from models.train.samples import cubes_of, draw_cube, draw_lungs, draw_series, lungs_of, series_of
+from models.train.sources import Cache, Case, Sample, parted, read_cases
+from models.train.task import Task
+
+Counts = dict[str, int]
+
+#: task -> what draws a sample of a seed, and what makes samples of a real case
+_MAKERS: dict[str, tuple[Callable[[Data, int], Sample], Callable[[Case, Data], list[Sample]]]] = {
+    "lung": (draw_lungs, lungs_of),
+    "nodule": (draw_cube, cubes_of),
+    "region": (draw_series, series_of),
+}
+
+_DRAWN = ("spacing", "canvas", "pixel", "between", "tidy")  # what of a recipe a generated sample depends on
+
+
+def network_of(recipe: Recipe) -> Network:
+    """Return the recipe's network with weights drawn from torch's generator."""
+    return build(recipe.network)
+
+
+def task_of(recipe: Recipe, cache: Cache, cases: Path | None) -> tuple[Task, Counts]:
+    """Return the recipe's task and how many samples of each kind it has; *cases* holds prepared real ones."""
+    draw, from_case = _MAKERS[recipe.task]
+    drawn, held = _drawn(recipe, cache, draw)
+    real = [] if cases is None else [made for one in read_cases(cases) for made in from_case(one, recipe.data)]
+    learnt, kept = parted([one.name for one in real], recipe.data.real_validation, recipe.seed)
+    counts = {
+        "generated": len(drawn), "generated for validation": len(held), "real": len(learnt),
+        "real for validation": len(kept),
+    }  # fmt: skip
+    held += [real[n] for n in kept]
+    return _task(recipe, drawn, [real[n] for n in learnt], held), counts
+
+
+def _task(recipe: Recipe, drawn: list[Sample], real: list[Sample], held: list[Sample]) -> Task:
+    if recipe.task == "nodule":
+        return NoduleTask(recipe=recipe, cubes=drawn, real=real, held=held)
+    if recipe.task == "region":
+        return RegionTask(recipe=recipe, series=drawn, real=real, held=held, regions=REGIONS)
+    return LungTask(recipe=recipe, bodies=drawn, real=real, held=held)
+
+
+def _drawn(recipe: Recipe, cache: Cache, draw: Callable[[Data, int], Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Return the generated samples to learn from and to validate with."""
+    data = recipe.data
+    last = data.first_body + data.bodies
+    asked = {name: value for name, value in asdict(data).items() if name in _DRAWN}
+    asked["task"] = recipe.task
+    return (
+        cache.samples(partial(draw, data), range(data.first_body, last), asked, "training bodies"),
+        cache.samples(partial(draw, data), range(last, last + data.validation_bodies), asked, "validation bodies"),
+    )
