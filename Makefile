@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate prepare-cases train conformance constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack bench-quality prepare-cases train conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -102,6 +102,10 @@ bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.attack
 
+bench-quality: ## the models over every case of the test data, as it is and made harder: OUT=folder COMPARE=report.json MODEL=name
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE)) $(if $(MODEL),--model $(MODEL))
+
 RECIPE ?= models/train/recipes/ct-lung-cpu.toml
 train: ## train a network by a recipe: RECIPE=models/train/recipes/.. OPTIONS="--device cuda --minutes 60"
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,train
@@ -110,7 +114,3 @@ train: ## train a network by a recipe: RECIPE=models/train/recipes/.. OPTIONS="-
 prepare-cases: ## real cases for training, of the test data whose licence allows it: OUT=out/cases
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m workers.prepare --data $(or $(PACS_NODE_TEST_DATA),../shared/data) --out $(or $(OUT),out/cases)
-
-evaluate: ## both models over every case of the test data, as a table
-	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
-	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data)
