@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack evaluate conformance constraints
+.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack bench-quality conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -102,6 +102,6 @@ bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.attack
 
-evaluate: ## both models over every case of the test data, as a table
+bench-quality: ## the models over every case of the test data, as it is and made harder: OUT=folder COMPARE=report.json MODEL=name
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
-	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data)
+	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE)) $(if $(MODEL),--model $(MODEL))

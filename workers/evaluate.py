@@ -1,6 +1,8 @@
-"""`python -m workers.evaluate --data DIR`: both lung models over the test data, as a Markdown table.
+"""`python -m workers.evaluate --data DIR`: the models over the test data, as it is and made harder.
 
-A case is one series. Each runs in a process of its own, so that its peak memory is its own.
+Each series, and each variant of it, runs in a process of its own. Standard output is a Markdown report whose last line
+is one JSON object with the figures; with --out, the folder holds report.json, report.md, report.html and the pictures
+of the worst slices.
 """
 
 from __future__ import annotations
@@ -8,157 +10,109 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import resource
+import os
+import platform
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from models import catalogue
-from models.contract import Findings, NotApplicable, Volume
-from models.evaluate.labels import read_label
-from models.evaluate.metrics import compare_marks, dice
-from models.evaluate.report import Row, table
-from node.dicom.reader import read_series
-from node.errors import InputInvalid
+from models.evaluate import report as pages
+from models.evaluate import results, summary
+from models.evaluate.perturb import PERTURBATIONS
+from models.evaluate.pictures import Fault
+from models.evaluate.results import PLANTED, Report, Run
+from workers.evaluation import Task, evaluate
+from workers.reference_cases import CASES, Case
+from workers.storage_order import ORDERS
 
-_OTHERS = {".json", ".md", ".nrrd", ".mha", ".gz"}  # what lies beside the images of a case
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """One series of the test data, with what is known of it."""
-
-    name: str  # folder or file below the data folder
-    lungs: str = ""  # label file
-    left: tuple[int, ...] = ()  # label values of the left lung
-    right: tuple[int, ...] = ()
-    nodules: str = ""  # label file; each component is a nodule
+DETECTOR = "detection"
+_PLANTED = {"ct-chest-lung1-001/dicom": 4, "ct-chest-lidc-0001-slab/dicom": 2, "ct-chest-elastix-small/dicom": 1}
 
 
-_VARIANTS = (
-    "big-endian", "charset-japanese", "deflated", "duplicates-and-shuffled-names", "localizer-in-series",
-    "missing-slices", "no-geometry", "per-slice-rescale", "rows-flipped",
-)  # fmt: skip
-
-#: A label without values for left and right tells both lungs as one.
-CASES = (
-    Case(name="ct-chest-lung1-001/dicom", lungs="ct-chest-lung1-001/label-lungs.nrrd", left=(1,), right=(2,)),
-    Case(
-        name="ct-chest-lidc-0001-slab/dicom", lungs="ct-chest-lidc-0001-slab/label-lungs-estimate.nrrd",
-        nodules="ct-chest-lidc-0001-slab/label-nodules.nrrd",
-    ),
-    Case(name="ct-chest-r01-001-every7th/dicom", lungs="ct-chest-r01-001-every7th/label-lungs-estimate.nrrd"),
-    Case(name="ct-chest-elastix-small/dicom", lungs="ct-chest-elastix-small/label-right-lung.nrrd", right=(1,)),
-    Case(name="ct-chest-ibsi-pat1/dicom"),
-    Case(name="ct-nodule-partsolid-crop/dicom"),
-    Case(
-        name="ct-abdomen-totalseg-converted/dicom", lungs="ct-abdomen-totalseg-converted/label-multiorgan.nii.gz",
-        left=(10, 11), right=(12, 13, 14),
-    ),
-    Case(name="ct-abdomen-totalseg-dicom/dicom"),
-    Case(name="ct-liver-3slice-seg/dicom"),
-    Case(name="ct-head-phantom-tilt/dicom"),
-    Case(name="ct-multiframe-vs-classic-phantom/classic"),
-    Case(name="ct-multiframe-vs-classic-phantom/multiframe"),
-    Case(name="ct-orientations-a046441/axial.dcm"),
-    Case(name="ct-orientations-a046441/coronal.dcm"),
-    Case(name="ct-orientations-a046441/sagittal.dcm"),
-    Case(name="petctmr-sts-002/ct"),
-    Case(name="petctmr-sts-002/pet"),
-    Case(name="petctmr-sts-002/mr_t1"),
-    Case(name="mr-brain1-tumour/dicom"),
-    Case(name="mr-epi-4d-timeseries/dicom"),
-    Case(name="enhanced-mr/emri_small.dcm"),
-    *(
-        Case(name=f"derived-variants/{one}", lungs="ct-chest-elastix-small/label-right-lung.nrrd", right=(1,))
-        for one in _VARIANTS
-    ),
-)  # fmt: skip
+def tasks(cases: Sequence[Case], models: Sequence[str], data: Path, device: str) -> Iterator[Task]:
+    """Yield every series as it is, then those with known lungs made harder and with planted nodules."""
+    for case in cases:
+        yield Task(case=case, variant="", models=tuple(models), data=data, device=device)
+    known = [case for case in cases if case.lungs and not case.repeats]
+    for case in known:
+        for variant in (*ORDERS, *PERTURBATIONS):
+            yield Task(case=case, variant=variant, models=tuple(models), data=data, device=device)
+    detectors = tuple(name for name in models if catalogue.card(name).kind == DETECTOR)
+    for case in known if detectors else ():
+        for seed in range(_PLANTED.get(case.name, 0)):
+            yield Task(case=case, variant=f"{PLANTED}-{seed}", models=detectors, data=data, device=device)
 
 
-def evaluate(case: Case, data: Path, device: str) -> Row:
-    """Return what both models make of *case*; a refusal is a result, told in the row."""
-    try:
-        volume = read_series(_images(data / case.name)).volume
-    except InputInvalid as why:
-        return Row(case=case.name, refused=f"not read: {why}")
-    row = _with_nodules(_with_lungs(Row(case=case.name), case, data, volume, device), case, data, volume, device)
-    return replace(row, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0)
+def run_all(chosen: Sequence[Task]) -> tuple[list[Run], list[Fault]]:
+    """Return the runs and their worst slices; what breaks in a process is told in its runs."""
+    runs, faults = list[Run](), list[Fault]()
+    for number, task in enumerate(chosen, start=1):
+        sys.stderr.write(f"[{number}/{len(chosen)}] {task.case.name} {task.variant}\n")
+        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            try:
+                made, seen = pool.submit(evaluate, task).result()
+            except BrokenProcessPool:
+                made, seen = _broken(task, "the process died"), []
+            except Exception as why:  # noqa: BLE001  # the page is to name it, and go on
+                made, seen = _broken(task, f"{type(why).__name__}: {why}"), []
+        runs += made
+        faults += seen
+    return runs, faults
 
 
-def _images(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return [file for file in sorted(place.iterdir()) if file.is_file() and file.suffix not in _OTHERS]
+def _broken(task: Task, why: str) -> list[Run]:
+    sys.stderr.write(f"  {why}\n")
+    return [
+        Run(model=name, version=catalogue.card(name).version, case=task.case.name, variant=task.variant, error=why)
+        for name in task.models
+    ]
 
 
-def _run(model: str, volume: Volume, device: str) -> tuple[Findings | None, float, str]:
-    """Return the findings, the seconds, and why there are none."""
-    loaded = catalogue.load(model, device)
-    start = time.perf_counter()
-    try:
-        findings, why = loaded.run(volume, lambda _done, _stage: None), ""
-    except NotApplicable as reason:
-        findings, why = None, f"{model}: {reason}"
-    return findings, time.perf_counter() - start, why
+def machine() -> str:
+    """Return what figures were taken on, in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors, Python {platform.python_version()}"
 
 
-def _with_lungs(row: Row, case: Case, data: Path, volume: Volume, device: str) -> Row:
-    findings, seconds, why = _run("ct-lung", volume, device)
-    row = replace(row, lung_seconds=seconds, refused=why)
-    if findings is None:
-        return row
-    found = {segment.key: segment for segment in findings.segments}
-    row = replace(
-        row, left_ml=found["left-lung"].volume_ml if "left-lung" in found else 0.0,
-        right_ml=found["right-lung"].volume_ml if "right-lung" in found else 0.0,
-    )  # fmt: skip
-    if not case.lungs:
-        return row
-    label = read_label(data / case.lungs, volume)
-    empty = label < 0
-    masks = {key: found[key].mask if key in found else empty for key in ("left-lung", "right-lung")}
-    if not case.left and not case.right:
-        return replace(row, dice_both=dice(masks["left-lung"] | masks["right-lung"], label > 0))
-    sides = (("left-lung", case.left), ("right-lung", case.right))
-    left, right = (dice(masks[key], (label[..., None] == values).any(-1)) if values else None for key, values in sides)
-    return replace(row, dice_left=left, dice_right=right)
-
-
-def _with_nodules(row: Row, case: Case, data: Path, volume: Volume, device: str) -> Row:
-    findings, seconds, why = _run("ct-lung-nodule", volume, device)
-    row = replace(row, nodule_seconds=seconds, refused=row.refused or why)
-    if findings is None:
-        return row
-    row = replace(row, marks=len(findings.detections))
-    if not case.nodules:
-        return row
-    marks = compare_marks(findings.detections, read_label(data / case.nodules, volume) > 0, volume)
-    return replace(row, labelled=marks.labelled, hit=marks.hit, false_marks=marks.false)
+def write_pages(report: Report, faults: Sequence[Fault], folder: Path, earlier: Report | None) -> None:
+    """Write report.json, report.md, report.html and the pictures of the worst slices into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    results.write(report, folder / "report.json")
+    (folder / "report.md").write_text(pages.markdown(report, earlier), encoding="utf-8")
+    (folder / "report.html").write_text(pages.html(report, faults, earlier), encoding="utf-8")
+    for album in pages.albums(report, faults):
+        name = album.title.replace(": ", "-").replace(",", "").replace(" ", "-")
+        for number, fault in enumerate(album.faults, start=1):
+            (folder / f"{name}-{number:02d}.png").write_bytes(fault.png)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; progress goes to standard error, the table to standard output."""
+    """Run the command line; progress goes to standard error. Ends with 1 where anything broke."""
     parser = argparse.ArgumentParser(prog="python -m workers.evaluate", description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of the test data")
-    parser.add_argument("--json", type=Path, help="also write the rows to this file")
+    parser.add_argument("--out", type=Path, help="folder for the report")
+    parser.add_argument("--compare", type=Path, help="report.json of an earlier run to stand beside")
+    parser.add_argument("--model", action="append", choices=catalogue.card_names(), help="only this model; repeatable")
     parser.add_argument("--device", default="cpu", help="torch device, e.g. cuda:0")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--plain", action="store_true", help="only the series as they are: no variants")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if options.only in case.name]
     if not cases or not options.data.is_dir():
         parser.error(f"no case holds {options.only!r}" if options.data.is_dir() else f"no folder {options.data}")
-    rows = []
-    for case in cases:
-        sys.stderr.write(f"{case.name}\n")
-        with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            rows.append(pool.submit(evaluate, case, options.data, options.device).result())
-    sys.stdout.write(table(rows))
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", encoding="utf-8")
+    earlier = results.read(options.compare) if options.compare else None
+    names = tuple(options.model or catalogue.card_names())
+    chosen = tasks(cases, names, options.data, options.device)
+    runs, faults = run_all([task for task in chosen if not (options.plain and task.variant)])
+    known = {name: {"version": catalogue.card(name).version, "digest": catalogue.digest(name)} for name in names}
+    report = Report(machine=machine(), models=known, runs=tuple(runs))
+    if options.out:
+        write_pages(report, faults, options.out, earlier)
+    figures = summary.figures(report)
+    sys.stdout.write(f"{pages.markdown(report, earlier)}\n{json.dumps(figures)}\n")
+    sys.exit(1 if figures["errors"] else 0)
 
 
 if __name__ == "__main__":

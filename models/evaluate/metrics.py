@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.contract import Detection, Mask, Volume
+
+Objects = NDArray[np.int32]  # (z, y, x): 0 outside, 1.. the number of an object
+
+NOWHERE, IGNORED = 0, -1  # what a mark may lie in beside an object
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +32,12 @@ def dice(found: Mask, reference: Mask) -> float:
     return 2.0 * int((found & reference).sum()) / both if both else 1.0
 
 
+def iou(found: Mask, reference: Mask) -> float:
+    """Return the intersection over the union, 0 to 1; two empty masks agree (Jaccard 1912)."""
+    either = int((found | reference).sum())
+    return int((found & reference).sum()) / either if either else 1.0
+
+
 def volume_error(found_ml: float, reference_ml: float) -> float:
     """Return the signed error of a volume as a share of the reference, e.g. -0.03 for 3 % too little."""
     if reference_ml <= 0:
@@ -33,17 +45,41 @@ def volume_error(found_ml: float, reference_ml: float) -> float:
     return (found_ml - reference_ml) / reference_ml
 
 
+def objects_of(reference: Mask) -> Objects:
+    """Return the 26-connected components of *reference*, numbered from 1: each is an object, as LIDC counts them."""
+    objects, _ = ndimage.label(reference, structure=np.ones((3, 3, 3)))
+    numbered: Objects = objects
+    return numbered
+
+
 def compare_marks(detections: Sequence[Detection], reference: Mask, volume: Volume) -> Marks:
     """Return hits and false marks; objects are the 26-connected components of *reference*, as LIDC counts hits."""
-    objects, labelled = ndimage.label(reference, structure=np.ones((3, 3, 3)))
-    struck = [_object_at(detection, objects, volume) for detection in detections]
-    return Marks(labelled=int(labelled), hit=len(set(struck) - {0}), false=struck.count(0))
+    objects = objects_of(reference)
+    struck = struck_objects(detections, objects, volume)
+    return Marks(labelled=int(objects.max(initial=0)), hit=len(set(struck) - {NOWHERE}), false=struck.count(NOWHERE))
 
 
-def _object_at(detection: Detection, objects: np.ndarray[tuple[int, ...], np.dtype[np.int32]], volume: Volume) -> int:
-    """Return the number of the object that a mark's centre lies in; 0 where it lies in none or outside the grid."""
+def struck_objects(
+    detections: Sequence[Detection], objects: Objects, volume: Volume, ignored: Mask | None = None
+) -> list[int]:
+    """Return, for each mark, the number of the object that its centre lies in.
+
+    NOWHERE where it lies in none or outside the grid; IGNORED where it lies in no object but in *ignored*: a place of
+    which nobody says whether a mark is right there, e.g. a mass that is no nodule any more.
+    """
+    struck = []
+    for detection in detections:
+        number = _value_at(detection, objects, volume)
+        if number == NOWHERE and ignored is not None and _value_at(detection, ignored, volume):
+            number = IGNORED
+        struck.append(number)
+    return struck
+
+
+def _value_at(detection: Detection, values: NDArray[Any], volume: Volume) -> int:
+    """Return the value at the voxel that a mark's centre lies in; 0 outside the grid."""
     place = np.linalg.solve(volume.affine, np.array([*detection.centre_mm, 1.0]))[:3]
     index = tuple(round(float(one)) for one in place)
-    if any(not 0 <= one < n for one, n in zip(index, objects.shape, strict=True)):
+    if any(not 0 <= one < n for one, n in zip(index, values.shape, strict=True)):
         return 0
-    return int(objects[index])
+    return int(values[index])

@@ -44,8 +44,8 @@ from node.domain.profile import Profile
 from node.domain.result import ResultRole
 from node.errors import InputInvalid, OutputInvalid, UnreadableInstance
 from tests.geometry.readback import Slice, faults_of, read_report, read_seg, source_slices, truth_of
-from workers.evaluate import CASES as LABELLED
 from workers.inference import on_source_grid
+from workers.reference_cases import CASES as LABELLED
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "cases.md"

@@ -12,7 +12,6 @@ import pytest
 from models.contract import Detection, Volume
 from models.evaluate.labels import read_label
 from models.evaluate.metrics import Marks, compare_marks, dice, volume_error
-from models.evaluate.report import Row, table
 
 
 @pytest.fixture
@@ -104,26 +103,3 @@ def test_a_label_in_another_space_is_refused(volume: Volume, tmp_path: Path) -> 
     nrrd.write(str(file), np.zeros((2, 2, 2), np.int16), header)
     with pytest.raises(ValueError, match="right-anterior-superior"):
         read_label(file, volume)
-
-
-def test_the_table_shows_what_was_measured_and_leaves_the_rest_empty() -> None:
-    """A bar in a reason must not open a new column."""
-    text = table(
-        [
-            Row(
-                case="one",
-                left_ml=1999.6,
-                right_ml=2500.0,
-                dice_left=0.98765,
-                marks=2,
-                labelled=1,
-                hit=1,
-                false_marks=1,
-            ),
-            Row(case="two", refused="not read: a | b"),
-        ]
-    )
-    lines = text.splitlines()
-    assert lines[2] == "| one | 2000 / 2500 | 0.988 / - |  | 2 | 1 of 1 | 1 |  |  |  |"
-    assert len({line.count("|") for line in lines}) == 1
-    assert lines[3].endswith("| not read: a / b |")
