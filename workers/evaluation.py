@@ -29,7 +29,7 @@ _OTHERS = {".json", ".md", ".nrrd", ".mha", ".gz"}  # what lies beside the image
 _SIDES = {"left-lung": ("left-lung",), "right-lung": ("right-lung",), "lungs": ("left-lung", "right-lung")}
 _NODULE = "nodule"  # the key of marks that are compared with nodules
 _PLANTED_EACH = 12  # nodules that are tried in one planted scan
-_MOST_PICTURES = 10  # of one run
+_MOST_PICTURES = 4  # of one run: no more of it are shown
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -97,8 +97,8 @@ def nodules_of(case: Case, data: Path, volume: Volume) -> Mask | None:
         return read_label(data / case.nodules, volume) > 0
     nodules = np.zeros(volume.voxels.shape, dtype=bool)
     if case.nodule_at is not None:
-        away = np.indices(nodules.shape).reshape(3, -1).T @ volume.affine[:3, :3].T + volume.affine[:3, 3] - case.nodule_at
-        nodules = np.linalg.norm(away, axis=1).reshape(nodules.shape) <= _BY_EYE
+        places = np.indices(nodules.shape).reshape(3, -1).T @ volume.affine[:3, :3].T + volume.affine[:3, 3]
+        nodules = np.linalg.norm(places - case.nodule_at, axis=1).reshape(nodules.shape) <= _BY_EYE
     return nodules
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
 
@@ -54,14 +55,14 @@ def _written(series: LoadedSeries, folder: Path, *, axis: int | None) -> list[Pa
 
 
 def _in_place(header: Dataset, values: NDArray[np.float32]) -> tuple[Dataset, NDArray[np.float32]]:
-    return Dataset(header), values
+    return deepcopy(header), values
 
 
 def _turned(
     header: Dataset, values: NDArray[np.float32], *, axis: int
 ) -> tuple[Dataset, NDArray[np.float32]]:
     """Return header and pixels with rows (0) or columns (1) stored from the other end (PS3.3 C.7.6.2.1.1)."""
-    image = Dataset(header)
+    image = deepcopy(header)
     cosines = np.array(header.ImageOrientationPatient, dtype=float).reshape(2, 3)
     along = 1 - axis  # the first cosines run along a row, from column to column
     step = float(header.PixelSpacing[axis])
@@ -79,7 +80,7 @@ def _save(image: Dataset, values: NDArray[np.float32], path: Path) -> None:
     image.BitsAllocated = image.BitsStored = 16
     image.HighBit, image.PixelRepresentation = 15, 1
     image.RescaleSlope, image.RescaleIntercept = 1, 0
-    image.PixelData = np.rint(values).astype("<i2").tobytes()
+    image.add_new("PixelData", "OW", np.rint(values).astype("<i2").tobytes())
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID

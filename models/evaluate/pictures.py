@@ -74,7 +74,7 @@ def draw(
             large = np.asarray(Image.fromarray(mask[z]).resize(size, Image.Resampling.NEAREST), dtype=bool)
             picture[large & ~ndimage.binary_erosion(large)] = colour
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, format="PNG", optimize=True)
+    Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()
 
 
