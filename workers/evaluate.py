@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from pathlib import Path
 
 from models import catalogue
@@ -24,7 +25,7 @@ from models.evaluate import results, summary
 from models.evaluate.perturb import PERTURBATIONS
 from models.evaluate.pictures import Fault
 from models.evaluate.results import PLANTED, Report, Run
-from workers.evaluation import Task, evaluate
+from workers.evaluation import Task, blank_runs, evaluate
 from workers.reference_cases import CASES, Case
 from workers.storage_order import ORDERS
 
@@ -65,10 +66,7 @@ def run_all(chosen: Sequence[Task]) -> tuple[list[Run], list[Fault]]:
 
 def _broken(task: Task, why: str) -> list[Run]:
     sys.stderr.write(f"  {why}\n")
-    return [
-        Run(model=name, version=catalogue.card(name).version, case=task.case.name, variant=task.variant, error=why)
-        for name in task.models
-    ]
+    return [replace(run, error=why) for run in blank_runs(task)]
 
 
 def machine() -> str:

@@ -55,13 +55,7 @@ class Truth:
 
 def evaluate(task: Task) -> tuple[list[Run], list[Fault]]:
     """Return what each model makes of the task's series, and its worst slices; a refusal is a result too."""
-    runs = [
-        Run(
-            model=name, version=catalogue.card(name).version, case=task.case.name, variant=task.variant,
-            other_body=task.case.other_body, repeats=task.case.repeats,
-        )
-        for name in task.models
-    ]  # fmt: skip
+    runs = blank_runs(task)
     try:
         volume, truth = _seen(task)
     except InputInvalid as why:
@@ -74,6 +68,17 @@ def evaluate(task: Task) -> tuple[list[Run], list[Fault]]:
         runs[place] = _compared(runs[place], findings, volume, truth)
         faults += _faults(runs[place], findings, volume, truth)
     return runs, faults
+
+
+def blank_runs(task: Task) -> list[Run]:
+    """Return a run for each of the task's models, with nothing in it yet."""
+    return [
+        Run(
+            model=name, version=catalogue.card(name).version, case=task.case.name, variant=task.variant,
+            other_body=task.case.other_body, repeats=task.case.repeats,
+        )
+        for name in task.models
+    ]  # fmt: skip
 
 
 def _seen(task: Task) -> tuple[Volume, Truth]:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from models.evaluate import summary
 from models.evaluate.metrics import IGNORED, NOWHERE
 from models.evaluate.pictures import FOUND, REFERENCE, Fault, choose
+from models.evaluate.planted import KINDS
 from models.evaluate.results import Agreement, Report, Run
 from models.evaluate.scores import RATES
 
@@ -87,7 +88,7 @@ def tables(report: Report, earlier: Report | None = None) -> list[Table]:
     for name in report.models:
         mine = [run for run in report.runs if run.model == name]
         made += [_runs(f"{name}: {group}", [run for run in mine if pick(run)]) for group, pick in _GROUPS]
-        made += _score_tables(name, mine)
+        made += [*_score_tables(name, mine), _planted_table(name, mine)]
     return [table for table in made if table.rows]
 
 
@@ -192,6 +193,16 @@ def _score_tables(name: str, runs: Sequence[Run]) -> Iterator[Table]:
                 for b in reliability.bins
             )
             yield Table(title=title, head=("score", "marks", "mean score", "share of true marks"), rows=bins)
+
+
+def _planted_table(name: str, runs: Sequence[Run]) -> Table:
+    """Return how many planted nodules were found, kind by kind and from small to large."""
+    rows = []
+    for kind in KINDS if any(summary.planted(run) for run in runs) else ():
+        shares = [summary.found_of(runs, summary.planted, kind=kind, low=a, high=b) for a, b in summary.DIAMETERS]
+        rows.append((kind, *(f"{found} of {count}" for found, count in shares)))
+    head = ("planted", *(f"{low} to {high} mm" for low, high in summary.DIAMETERS))
+    return Table(title=f"{name}: planted nodules found", head=head, rows=tuple(rows))
 
 
 def _struck(run: Run) -> list[int]:

@@ -13,6 +13,9 @@ from models.evaluate.scores import Calibration, Froc, calibration, froc
 #: The case whose lungs a physician drew on every slice.
 DRAWN_BY_HAND = "ct-chest-lung1-001/dicom"
 
+#: mm; planted nodules are counted in these stretches, the upper end left out.
+DIAMETERS = ((6, 10), (10, 15), (15, 26))
+
 Pick = Callable[[Run], bool]
 
 
@@ -82,12 +85,15 @@ def _planted_figures(runs: Sequence[Run]) -> dict[str, Any] | None:
         "found": curve.found, "labelled": curve.lesions, "scans": curve.scans,
         "false_marks_per_scan": _r(curve.false_marks_per_scan), "sensitivity": [_r(one) for one in curve.sensitivity],
         "froc_mean": _r(curve.mean), "calibration_error": reliability and _r(reliability.error),
-        "by_kind": {kind: "{} of {}".format(*found_of(runs, planted, kind=kind)) for kind in KINDS},
+        "by_kind": {kind: _share(found_of(runs, planted, kind=kind)) for kind in KINDS},
         "by_diameter": {
-            f"{low}-{high} mm": "{} of {}".format(*found_of(runs, planted, low=low, high=high))
-            for low, high in ((6, 10), (10, 15), (15, 26))
+            f"{low}-{high} mm": _share(found_of(runs, planted, low=low, high=high)) for low, high in DIAMETERS
         },
     }  # fmt: skip
+
+
+def _share(found: tuple[int, int]) -> str:
+    return f"{found[0]} of {found[1]}"
 
 
 def found_of(

@@ -106,6 +106,13 @@ def test_the_worst_stands_first_and_a_bar_opens_no_column(report: Report) -> Non
     assert "no / lung" in rows[-1]
 
 
+def test_planted_nodules_are_told_by_kind_and_size(report: Report) -> None:
+    """Two of three solid ones of 8 mm; a model without planted scans has no such table."""
+    text = markdown(report)
+    assert "| solid | 2 of 3 | 0 of 0 | 0 of 0 |" in text
+    assert text.count("planted nodules found") == 1
+
+
 def test_two_versions_stand_side_by_side_the_greatest_loss_first(report: Report) -> None:
     """What got worse leads; what the earlier one did not have is left out."""
     now = (
