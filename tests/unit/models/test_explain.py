@@ -59,8 +59,8 @@ def test_what_speaks_against_the_class_leaves_no_heat() -> None:
 
 
 def test_frozen_weights_are_explained_and_the_network_is_left_as_it_was() -> None:
-    """No gradient stays behind, no hook, no mode; the caller may have switched gradients off."""
-    network = Bright(2).train()
+    """No gradient stays, no hook, no mode, though the caller switched gradients off and the next layer overwrites."""
+    network = Bright(2, in_place=True).train()
     network.requires_grad_(False)
     network.drop.eval()
     image = torch.zeros(1, 1, 16, 16)
