@@ -32,6 +32,16 @@ def test_nodules_lie_whole_in_the_lung_and_apart(garden: Garden, phantom: Phanto
         assert ball_diameter(body.sum() * thorax.voxel_ml) == pytest.approx(nodule.diameter_mm, rel=0.3)
 
 
+def test_nodules_keep_clear_of_each_other_in_a_crowded_lung(phantom: Phantom, thorax: Volume) -> None:
+    """Six millimetres from one ball to the next, however many there are."""
+    nodules = plant(thorax, phantom.left_lung, seed=3, count=40).nodules
+    assert len(nodules) > 20
+    for number, one in enumerate(nodules):
+        for other in nodules[:number]:
+            apart = np.linalg.norm(np.subtract(one.centre_mm, other.centre_mm))
+            assert apart >= (one.diameter_mm + other.diameter_mm) / 2 + 5.9
+
+
 def test_kinds_have_their_density(garden: Garden) -> None:
     """Solid is tissue in its middle, ground glass lies between lung and tissue, part-solid has both."""
     seen = {}
