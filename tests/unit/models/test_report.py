@@ -126,6 +126,7 @@ def test_two_versions_stand_side_by_side_the_greatest_loss_first(report: Report)
     assert "ct-lung 1.0.0 / 2.0.0" in rows[0]
     assert "| 1 of 2, 0 false | 2 of 2, 0 false |" in rows[3]
     assert not any("new" in row for row in rows)
+    assert "| worst_volume_error | -0.02 | -0.02 |" in lines  # the earlier one's worst series was not tried now
 
 
 def fault(case: str, weight: float, variant: str = "", z: int = 3) -> Fault:
