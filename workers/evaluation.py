@@ -50,7 +50,7 @@ class Truth:
     lungs: Mapping[str, Mask]  # by structure
     nodules: Objects | None  # None where nobody has looked
     lesions: tuple[Lesion, ...]  # of the nodules, in the order of their numbers
-    tumour: Mask  # a mark there is neither right nor false
+    ignored: Mask  # a mark there is neither right nor false: a mass, or a patient's own nodules beside planted ones
 
 
 def evaluate(task: Task) -> tuple[list[Run], list[Fault]]:
@@ -89,18 +89,19 @@ def _seen(task: Task) -> tuple[Volume, Truth]:
             paths = ORDERS[task.variant](read_series(paths), Path(folder))
         volume = read_series(paths).volume
     lungs, tumour = lungs_of(task.case, task.data, volume), tumour_of(task.case, task.data, volume)
-    if task.variant.startswith(PLANTED):
-        garden = plant(volume, _together(lungs, volume) & ~tumour, _seed(task.variant), _PLANTED_EACH)
-        lesions = tuple(Lesion(kind=one.kind, diameter_mm=one.diameter_mm) for one in garden.nodules)
-        return garden.volume, Truth(lungs=lungs, nodules=garden.objects, lesions=lesions, tumour=tumour)
     nodules = nodules_of(task.case, task.data, volume)
+    if task.variant.startswith(PLANTED):
+        own = tumour if nodules is None else tumour | nodules
+        garden = plant(volume, _together(lungs, volume) & ~own, _seed(task.variant), _PLANTED_EACH)
+        lesions = tuple(Lesion(kind=one.kind, diameter_mm=one.diameter_mm) for one in garden.nodules)
+        return garden.volume, Truth(lungs=lungs, nodules=garden.objects, lesions=lesions, ignored=own)
     truth = _truth(volume, lungs, None if nodules is None else objects_of(nodules), tumour)
     return _changed(volume, truth, task.variant) if task.variant in PERTURBATIONS else (volume, truth)
 
 
 def _changed(volume: Volume, truth: Truth, variant: str) -> tuple[Volume, Truth]:
     """Return both after a perturbation. A nodule stays one object where its voxels part; what is cut away is gone."""
-    known: dict[str, Mask] = {**truth.lungs, "tumour": truth.tumour}
+    known: dict[str, Mask] = {**truth.lungs, "ignored": truth.ignored}
     if truth.nodules is not None:
         known |= {f"nodule-{n}": np.equal(truth.nodules, n) for n in range(1, len(truth.lesions) + 1)}
     scene = PERTURBATIONS[variant](Scene(volume=volume, reference=known))
@@ -111,7 +112,7 @@ def _changed(volume: Volume, truth: Truth, variant: str) -> tuple[Volume, Truth]
         for number, mask in enumerate(left, start=1):
             objects[mask] = number
     lungs = {name: scene.reference[name] for name in truth.lungs}
-    return scene.volume, _truth(scene.volume, lungs, objects, scene.reference["tumour"])
+    return scene.volume, _truth(scene.volume, lungs, objects, scene.reference["ignored"])
 
 
 def _seed(variant: str) -> int:
@@ -125,10 +126,10 @@ def _together(lungs: Mapping[str, Mask], volume: Volume) -> Mask:
 
 def _truth(volume: Volume, lungs: Mapping[str, Mask], objects: Objects | None, tumour: Mask) -> Truth:
     if objects is None:
-        return Truth(lungs=lungs, nodules=None, lesions=(), tumour=tumour)
+        return Truth(lungs=lungs, nodules=None, lesions=(), ignored=tumour)
     sizes = np.bincount(objects.ravel())[1:] * volume.voxel_ml
     lesions = tuple(Lesion(kind="labelled", diameter_mm=round(ball_diameter(float(ml)), 2)) for ml in sizes)
-    return Truth(lungs=lungs, nodules=objects, lesions=lesions, tumour=tumour)
+    return Truth(lungs=lungs, nodules=objects, lesions=lesions, ignored=tumour)
 
 
 def _images(place: Path) -> list[Path]:
@@ -186,7 +187,7 @@ def _drawn(findings: Findings, keys: Sequence[str], volume: Volume) -> Mask:
 def _marks(detections: Sequence[Detection], truth: Truth, volume: Volume) -> tuple[Mark, ...]:
     if truth.nodules is None:
         return ()
-    struck = struck_objects(detections, truth.nodules, volume, truth.tumour)
+    struck = struck_objects(detections, truth.nodules, volume, truth.ignored)
     return tuple(
         Mark(
             score=one.score, diameter_mm=one.diameter_mm, object=number,
@@ -214,7 +215,7 @@ def _faults(run: Run, findings: Findings, volume: Volume, truth: Truth) -> list[
 
 def _differing(run: Run, found: Mapping[str, Mask], reference: Mapping[str, Mask], volume: Volume) -> list[Fault]:
     return [
-        _fault(run, volume, z, f"{area:.1f} cm2 differ", area, (list(found.values()), list(reference.values())))
+        _fault(run, volume, z, f"{area:.1f} cm2 differ", area, (found, reference))
         for z, area in pictures.worst_slices(found, reference, volume, _MOST_PICTURES)
     ]
 
@@ -223,7 +224,7 @@ def _false_marks(run: Run, findings: Findings, volume: Volume, truth: Truth) -> 
     return [
         _fault(
             run, volume, _widest(one.mask), f"false mark, score {mark.score:.2f}, {mark.diameter_mm:.0f} mm",
-            mark.score, ([one.mask], _nodules(truth)),
+            mark.score, ({_NODULE: one.mask}, _nodules(truth)),
         )
         for one, mark in zip(findings.detections, run.marks, strict=True)
         if mark.object == NOWHERE
@@ -239,14 +240,14 @@ def _missed(run: Run, volume: Volume, truth: Truth) -> list[Fault]:
     return [
         _fault(
             run, volume, _widest(np.equal(objects, number)), f"missed: {one.kind}, {one.diameter_mm:.0f} mm",
-            1.0 + one.diameter_mm, ([], _nodules(truth)),
+            1.0 + one.diameter_mm, ({}, _nodules(truth)),
         )
         for one, number in sorted(missed, key=lambda pair: -pair[0].diameter_mm)[:_MOST_PICTURES]
     ]  # fmt: skip
 
 
-def _nodules(truth: Truth) -> list[Mask]:
-    return [] if truth.nodules is None else [truth.nodules > 0]
+def _nodules(truth: Truth) -> dict[str, Mask]:
+    return {} if truth.nodules is None else {_NODULE: truth.nodules > 0}
 
 
 def _widest(mask: Mask) -> int:
@@ -254,7 +255,7 @@ def _widest(mask: Mask) -> int:
 
 
 def _fault(
-    run: Run, volume: Volume, z: int, what: str, weight: float, masks: tuple[Sequence[Mask], Sequence[Mask]]
+    run: Run, volume: Volume, z: int, what: str, weight: float, masks: tuple[Mapping[str, Mask], Mapping[str, Mask]]
 ) -> Fault:
     window = catalogue.card(run.model).window
     png = pictures.draw(volume, z, masks[0], masks[1], window)

@@ -18,6 +18,7 @@ Picture = NDArray[np.uint8]  # (rows, columns, 3) sRGB
 REFERENCE, FOUND = (86, 180, 233), (230, 120, 0)  # blue and orange: told apart by the colour-blind too
 _LUNG_WINDOW = (-600.0, 1500.0)  # HU: centre and width
 _LEAST_SIDE = 384  # pixels
+_TINT = 0.3  # share of the colour where only one of both is
 _APART = 10.0  # mm between two slices of one run
 
 
@@ -57,10 +58,12 @@ def worst_slices(
 
 
 def draw(
-    volume: Volume, z: int, found: Sequence[Mask], reference: Sequence[Mask], window: tuple[float, float] | None
-) -> bytes:
+    volume: Volume, z: int, found: Mapping[str, Mask], reference: Mapping[str, Mask],
+    window: tuple[float, float] | None,
+) -> bytes:  # fmt: skip
     """Return slice *z* as a PNG, seen from the feet as radiologists do, with each mask's outline.
 
+    What one of both alone has is tinted: two outlines that lie on each other would hide that only one is filled.
     Shown through the *window* (centre, width), lungs' own for CT without one; other modalities over their own range.
     """
     grey = _grey(volume, z, window)
@@ -69,13 +72,22 @@ def draw(
     scale = max(1.0, _LEAST_SIDE / min(rows * dy, columns * dx) * min(dy, dx))
     size = (round(columns * scale * dx / min(dy, dx)), round(rows * scale * dy / min(dy, dx)))
     picture = np.asarray(Image.fromarray(grey).resize(size, Image.Resampling.BILINEAR).convert("RGB")).copy()
-    for masks, colour in ((reference, REFERENCE), (found, FOUND)):
-        for mask in masks:
-            large = np.asarray(Image.fromarray(mask[z]).resize(size, Image.Resampling.NEAREST), dtype=bool)
-            picture[large & ~ndimage.binary_erosion(large)] = colour
+    outlines = []
+    for masks, others, colour in ((reference, found, REFERENCE), (found, reference, FOUND)):
+        for name, mask in masks.items():
+            large = _enlarged(mask[z], size)
+            alone = large & ~_enlarged(others[name][z], size) if name in others else large
+            picture[alone] = (1 - _TINT) * picture[alone] + _TINT * np.array(colour)
+            outlines.append((large & ~ndimage.binary_erosion(large), colour))
+    for outline, colour in outlines:
+        picture[outline] = colour
     file = io.BytesIO()
     Image.fromarray(picture).save(file, format="PNG")
     return file.getvalue()
+
+
+def _enlarged(mask: NDArray[np.bool_], size: tuple[int, int]) -> NDArray[np.bool_]:
+    return np.asarray(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST), dtype=bool)
 
 
 def _grey(volume: Volume, z: int, window: tuple[float, float] | None) -> NDArray[np.uint8]:

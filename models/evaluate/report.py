@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,10 @@ from models.evaluate.scores import RATES
 
 PICTURES = 10  # of each model and group
 
+#: Figures that have a table of their own, or stand at the top.
+_ELSEWHERE = {
+    "bench", "machine", "models", "lungs", "perturbed_dice", "perturbed_nodules", "planted", "seconds", "peak_mb",
+}  # fmt: skip
 _LUNGS = ("structure", "Dice", "IoU", "HD95 mm", "surface mm", "found mL", "reference mL", "volume error")
 _MARKS = ("lesions found", "false marks", "marks not judged", "best Dice of a lesion")
 _COST = ("s", "peak MB")
@@ -69,7 +73,7 @@ def html(report: Report, faults: Sequence[Fault], earlier: Report | None = None)
 
 def albums(report: Report, faults: Sequence[Fault]) -> list[Album]:
     """Return the ten worst slices of each model, for series as they came, changed, and with planted nodules."""
-    by_run = {(run.model, run.case, run.variant): run for run in report.runs}
+    by_run = {_key(run): run for run in report.runs}
     made = []
     for name in report.models:
         mine = [fault for fault in faults if fault.model == name]
@@ -93,22 +97,24 @@ def tables(report: Report, earlier: Report | None = None) -> list[Table]:
 
 
 def _overview(report: Report, earlier: Report | None) -> Table:
-    now, then = summary.figures(report), summary.figures(earlier) if earlier else {}
-    rows = [
-        (name, _text(value), _text(then.get(name)))[: 3 if earlier else 2]
-        for name, value in now.items()
-        if not isinstance(value, dict) and name not in ("bench", "machine")
-    ]
-    head = ("figure", "now", "before")[: 3 if earlier else 2]
+    """Return the figures; those of *earlier* over the same series, or one series more would look like a change."""
+    now = summary.figures(report)
+    names = [name for name in now if name not in _ELSEWHERE]
+    if earlier is None:
+        return Table(title="Figures", head=("figure", "now"), rows=tuple((name, _text(now[name])) for name in names))
+    tried = {_key(run) for run in report.runs}
+    then = summary.figures(replace(earlier, runs=tuple(run for run in earlier.runs if _key(run) in tried)))
+    rows = [(name, _text(now[name]), _text(then[name])) for name in names]
+    head = ("figure", "now", "before, on the same series")
     return Table(title="Figures", head=head, rows=tuple(rows))
 
 
 def _versions(report: Report, earlier: Report) -> Table:
     """Return what differs between two evaluations, run by run, the greatest loss first."""
-    before = {(run.model, run.case, run.variant): run for run in earlier.runs}
+    before = {_key(run): run for run in earlier.runs}
     rows = []
     for run in report.runs:
-        old = before.get((run.model, run.case, run.variant))
+        old = before.get(_key(run))
         if old is not None:
             rows += list(_differences(run, old))
     rows.sort(key=lambda row: row[0])
@@ -203,6 +209,10 @@ def _planted_table(name: str, runs: Sequence[Run]) -> Table:
         rows.append((kind, *(f"{found} of {count}" for found, count in shares)))
     head = ("planted", *(f"{low} to {high} mm" for low, high in summary.DIAMETERS))
     return Table(title=f"{name}: planted nodules found", head=head, rows=tuple(rows))
+
+
+def _key(run: Run) -> tuple[str, str, str]:
+    return run.model, run.case, run.variant
 
 
 def _struck(run: Run) -> list[int]:

@@ -126,6 +126,7 @@ def test_two_versions_stand_side_by_side_the_greatest_loss_first(report: Report)
     assert "ct-lung 1.0.0 / 2.0.0" in rows[0]
     assert "| 1 of 2, 0 false | 2 of 2, 0 false |" in rows[3]
     assert not any("new" in row for row in rows)
+    assert "| worst_volume_error | -0.02 | -0.02 |" in lines  # the earlier one's worst series was not tried now
 
 
 def fault(case: str, weight: float, variant: str = "", z: int = 3) -> Fault:
@@ -176,11 +177,16 @@ def test_a_picture_has_both_outlines_where_they_are(thorax: Volume) -> None:
     reference, found = np.zeros(thorax.voxels.shape, bool), np.zeros(thorax.voxels.shape, bool)
     reference[30, 10:30, 80:120] = True
     found[30, 90:110, 10:40] = True
-    png = draw(thorax, 30, [found], [reference], None)
+    png = draw(thorax, 30, {"lung": found}, {"lung": reference}, None)
     picture = np.asarray(Image.open(io.BytesIO(png)))
     scale = picture.shape[0] / 128
     assert picture.shape[0] == picture.shape[1] >= 384
     for colour, middle in ((REFERENCE, (20, 100)), (FOUND, (100, 25))):
         place = np.argwhere((picture == colour).all(axis=-1))
         assert place.mean(axis=0) / scale == pytest.approx(middle, abs=1.5)
-    assert not np.array_equal(png, draw(thorax, 31, [found], [reference], None))
+    inside = picture[round(100 * scale), round(25 * scale)].astype(int)  # the model alone drew here: tinted
+    plain = np.asarray(Image.open(io.BytesIO(draw(thorax, 30, {}, {}, None))))[round(100 * scale), round(25 * scale)]
+    agreed = np.asarray(Image.open(io.BytesIO(draw(thorax, 30, {"lung": found}, {"lung": found}, None))))
+    assert inside[0] - inside[2] > int(plain[0]) - int(plain[2]) + 30
+    assert np.array_equal(agreed[round(100 * scale), round(25 * scale)], plain)
+    assert not np.array_equal(png, draw(thorax, 31, {"lung": found}, {"lung": reference}, None))
