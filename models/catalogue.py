@@ -13,7 +13,7 @@ from models.contract import Card, Code, MapKind, Model, SegmentKind
 
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
-_SHARED = ("contract.py", "lungs.py")  # what the models' own folders build on
+_SHARED = ("contract.py", "lungs.py", "network.py", "sampling.py")  # what the models' own folders build on
 _KINDS = ("segmentation", "detection")
 _QUALIFICATIONS = ("PRODUCT", "RESEARCH", "SERVICE")  # ContentQualification (0018,9004), PS3.3 C.8.13.2.1.1
 

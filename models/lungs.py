@@ -48,7 +48,7 @@ def segment_lungs(volume: Volume, progress: Progress) -> Lungs:
     spacing = tuple(mm * step for mm, step in zip(volume.spacing, steps, strict=True))
     voxel_ml = float(np.prod(spacing)) / 1000.0
     progress(0.15, "parting body and air")
-    candidates, airways, body = _candidates(coarse, spacing, voxel_ml)
+    candidates, airways, body = parted_air(coarse, spacing, voxel_ml)
     progress(0.35, "choosing what is lung")
     field = _lung_like(candidates, coarse, body, spacing, voxel_ml)
     progress(0.5, "parting left from right")
@@ -57,7 +57,7 @@ def segment_lungs(volume: Volume, progress: Progress) -> Lungs:
     masks = [_refine(one, airways, volume.voxels, steps, spacing) for one in (left, right)]
     progress(0.95, "measuring")
     masks[1] &= ~masks[0]
-    return Lungs(left=masks[0], right=masks[1], remarks=_remarks(masks[0], masks[1]))
+    return Lungs(left=masks[0], right=masks[1], remarks=remarks(masks[0], masks[1]))
 
 
 def _steps(spacing: tuple[float, float, float]) -> tuple[int, int, int]:
@@ -81,13 +81,13 @@ def _grow(mask: Mask, steps: tuple[int, int, int], shape: tuple[int, ...]) -> Ma
     return mask[: shape[0], : shape[1], : shape[2]]
 
 
-def _components(mask: Mask) -> tuple[Labels, NDArray[np.int64]]:
+def components(mask: Mask) -> tuple[Labels, NDArray[np.int64]]:
     """Return the connected components of *mask* and the number of voxels of each label; label 0 is outside."""
     labels, _ = ndimage.label(mask)
     return labels, np.bincount(labels.ravel())
 
 
-def _ball(radius: float, spacing: tuple[float, ...]) -> Mask:
+def ball(radius: float, spacing: tuple[float, ...]) -> Mask:
     """Return a ball of *radius* mm as a structuring element."""
     reach = [int(radius / mm) for mm in spacing]
     grid = np.ogrid[tuple(slice(-n, n + 1) for n in reach)]
@@ -116,12 +116,12 @@ def closed(mask: Mask, radius: float, spacing: tuple[float, ...]) -> Mask:
     return result
 
 
-def _candidates(coarse: Grid, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask, Mask]:
+def parted_air(coarse: Grid, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask, Mask]:
     """Return aerated voxels inside the body without the airways, the airways, and the body."""
     aerated = coarse < _AERATED
     outside = _outside_air(coarse, spacing)
     inside = aerated & ~outside
-    labels, sizes = _components(coarse > _TISSUE)
+    labels, sizes = components(coarse > _TISSUE)
     body = labels == (int(np.argmax(sizes[1:])) + 1) if len(sizes) > 1 else np.zeros_like(aerated)
     airways = _airways(coarse, inside, body, spacing, voxel_ml)
     wall = dilated(airways, 2.0, spacing)
@@ -131,7 +131,7 @@ def _candidates(coarse: Grid, spacing: tuple[float, ...], voxel_ml: float) -> tu
 def _outside_air(coarse: Grid, spacing: tuple[float, ...]) -> Mask:
     """Return the air around the body: gas that touches a side of the image, grown to the skin."""
     smooth = ndimage.gaussian_filter(coarse, [1.5 / mm for mm in spacing])
-    labels, _ = _components(smooth < _GAS)
+    labels, _ = components(smooth < _GAS)
     return dilated(_at_the_side(labels), 6.0, spacing) & (coarse < _AERATED)
 
 
@@ -153,7 +153,7 @@ def _airways(coarse: Grid, inside: Mask, body: Mask, spacing: tuple[float, ...],
     if not seed.any():
         return best
     for limit in (-980.0, -965.0, -950.0, -935.0, -920.0, -905.0, -890.0):
-        labels, _ = _components((coarse < limit) & inside | seed)
+        labels, _ = components((coarse < limit) & inside | seed)
         mine = np.unique(labels[seed])
         grown: Mask = np.isin(labels, mine[mine > 0])
         if float(grown.sum()) * voxel_ml > _AIRWAYS_ML:
@@ -213,10 +213,10 @@ def _tracheal_disc(
 
 def _lung_like(candidates: Mask, coarse: Grid, body: Mask, spacing: tuple[float, ...], voxel_ml: float) -> Mask:
     """Return the components that are lung: big enough, as thin as lung, inside the body, not bowel or sinus."""
-    opened = ndimage.binary_opening(candidates, _ball(max(2.1, min(spacing) * 1.1), spacing))
-    labels, sizes = _components(opened)
+    opened = ndimage.binary_opening(candidates, ball(max(2.1, min(spacing) * 1.1), spacing))
+    labels, sizes = components(opened)
     field = np.zeros_like(candidates)
-    enclosed = _enclosed(body)
+    enclosed = enclosed_by(body)
     for number, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None or sizes[number] * voxel_ml < _SMALLEST_ML / 4:
             continue
@@ -231,7 +231,7 @@ def _lung_like(candidates: Mask, coarse: Grid, body: Mask, spacing: tuple[float,
     return regrown
 
 
-def _enclosed(body: Mask) -> Mask:
+def enclosed_by(body: Mask) -> Mask:
     """Return the body with the holes of each axial slice filled, and what lies between body and image border."""
     filled = np.zeros_like(body)
     for z in range(body.shape[0]):
@@ -253,18 +253,18 @@ def _sides(
     field: Mask, coarse: Grid, airways: Mask, spacing: tuple[float, ...], voxel_ml: float
 ) -> tuple[Mask, Mask]:
     """Return the left and the right lung of *field*; x grows towards the patient's left."""
-    first, second = _two_parts(field, spacing, voxel_ml)
+    first, second = two_parts(field, spacing, voxel_ml)
     if second is None:
-        return (first, np.zeros_like(first)) if _is_left(first, coarse, airways) else (np.zeros_like(first), first)
+        return (first, np.zeros_like(first)) if is_left(first, coarse, airways) else (np.zeros_like(first), first)
     x_first, x_second = (float(ndimage.center_of_mass(one)[2]) for one in (first, second))
     return (first, second) if x_first > x_second else (second, first)
 
 
-def _two_parts(field: Mask, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask | None]:
+def two_parts(field: Mask, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask | None]:
     """Part *field* where it is thinnest, until two lungs remain that lie side by side; one where there is one."""
     for radius in (0.0, 2.5, 4.5, 6.5, 9.0, 12.0):
         core = field if not radius else ndimage.distance_transform_edt(field, sampling=spacing) > radius
-        labels, sizes = _components(core)
+        labels, sizes = components(core)
         order = np.argsort(sizes[1:])[::-1] + 1
         pair = _side_by_side(labels, sizes, order, spacing)
         if pair is not None:
@@ -296,13 +296,13 @@ def _share_out(
     cores = np.where(np.isin(labels, pair), labels, 0)
     nearest = ndimage.distance_transform_edt(cores == 0, sampling=spacing, return_distances=False, return_indices=True)
     owner = cores[tuple(nearest)]
-    parts, part_sizes = _components(field)
+    parts, part_sizes = components(field)
     big = np.flatnonzero(part_sizes * voxel_ml >= 3.0)
     kept = np.isin(parts, big[big > 0])
     return kept & (owner == pair[0]), kept & (owner == pair[1])
 
 
-def _is_left(lung: Mask, coarse: Grid, airways: Mask) -> bool:
+def is_left(lung: Mask, coarse: Grid, airways: Mask) -> bool:
     """Return whether a lone lung is the left one.
 
     The trachea lies to the right of a left lung; without it, the side that the image cuts off is taken for the
@@ -328,7 +328,7 @@ def _refine(
         return full
     box = _box_around(lung, 4)
     inner = lung[box]
-    core = _filled(closed(inner, 5.0, spacing), spacing[1] * spacing[2])
+    core = filled(closed(inner, 5.0, spacing), spacing[1] * spacing[2])
     tubes = ndimage.binary_dilation(airways[box])
     reach = ndimage.binary_dilation(inner, iterations=2)
     ends = zip(box, steps, voxels.shape, strict=True)
@@ -336,7 +336,7 @@ def _refine(
     shape = tuple(s.stop - s.start for s in fine)
     aerated = (voxels[fine] < _AERATED) & _grow(reach & ~tubes, steps, shape)
     solid = _grow(ndimage.binary_erosion(core, border_value=1) & ~tubes, steps, shape)
-    full[fine] = _largest(_filled(aerated | solid, spacing[1] * spacing[2] / (steps[1] * steps[2])))
+    full[fine] = largest(filled(aerated | solid, spacing[1] * spacing[2] / (steps[1] * steps[2])))
     return full
 
 
@@ -345,19 +345,19 @@ def _box_around(mask: Mask, margin: int) -> tuple[slice, ...]:
     return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape, strict=True))
 
 
-def _filled(mask: Mask, pixel_mm2: float) -> Mask:
+def filled(mask: Mask, pixel_mm2: float) -> Mask:
     """Return *mask* with the small holes of each axial slice filled: vessels, but not the dome of the liver."""
     result = mask.copy()
     for z in range(mask.shape[0]):
-        holes, sizes = _components(ndimage.binary_fill_holes(mask[z]) & ~mask[z])
+        holes, sizes = components(ndimage.binary_fill_holes(mask[z]) & ~mask[z])
         small = np.flatnonzero(sizes * pixel_mm2 <= _LARGEST_HOLE)
         result[z] |= np.isin(holes, small[small > 0])
     return result
 
 
-def _largest(mask: Mask) -> Mask:
+def largest(mask: Mask) -> Mask:
     """Return the parts of *mask* of at least 2 % of its largest one."""
-    labels, sizes = _components(mask)
+    labels, sizes = components(mask)
     if len(sizes) < 2:
         return mask
     kept = np.flatnonzero(sizes >= 0.02 * sizes[1:].max())
@@ -365,11 +365,11 @@ def _largest(mask: Mask) -> Mask:
     return parts
 
 
-def _remarks(left: Mask, right: Mask) -> tuple[str, ...]:
-    remarks: list[str] = []
+def remarks(left: Mask, right: Mask) -> tuple[str, ...]:
+    found: list[str] = []
     for name, mask in (("left", left), ("right", right)):
         if not mask.any():
-            remarks.append(f"No {name} lung is in view; the side of the other is judged from what lies beside it.")
+            found.append(f"No {name} lung is in view; the side of the other is judged from what lies beside it.")
             continue
         faces: tuple[tuple[str, Any], ...] = (
             ("lower", mask[0]), ("upper", mask[-1]), ("front", mask[:, 0]), ("back", mask[:, -1]),
@@ -378,5 +378,5 @@ def _remarks(left: Mask, right: Mask) -> tuple[str, ...]:
         cut = [face for face, voxels in faces if voxels.any()]
         if cut:
             where = " and ".join(cut)
-            remarks.append(f"The {name} lung is cut at the {where} border of the images; its volume is partial.")
-    return tuple(remarks)
+            found.append(f"The {name} lung is cut at the {where} border of the images; its volume is partial.")
+    return tuple(found)

@@ -1,25 +1,77 @@
-"""Left and right lung on chest CT."""
+"""Left and right lung on chest CT: a U-Net says what is lung, and which; the scan's own voxels say where it ends."""
 
 from __future__ import annotations
 
-from models.contract import Findings, Model, Progress, Segment, Volume
-from models.lungs import segment_lungs
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.contract import Findings, Mask, Model, NotApplicable, Progress, Segment, Volume
+from models.ct_lung.surface import AIRWAYS, Classes, lung_field, on_the_scan, sides
+from models.lungs import remarks
+from models.network import UNet, load_network
+from models.sampling import Grid, Values, neighbours, normalised
+
+_WEIGHTS = Path(__file__).with_name("weights.safetensors")
+_SPACING = (3.0, 3.0, 3.0)  # mm (z, y, x): what the network was trained on
+_SMALLEST = 128  # samples a side: the network has seen no smaller picture, so air is put about a small field
+_TOGETHER = 8  # slices in one forward pass
+_LEAST_ML = 40.0  # of lung, worth calling a chest
 
 
 class LungModel:
-    """Segments the lungs; works on the CPU whatever the device, and gives the same voxels every time."""
+    """Segments the lungs; the same voxels every time on the same kind of processor."""
+
+    def __init__(self, network: UNet, device: str) -> None:
+        self._network, self._device = network, device
 
     def run(self, volume: Volume, progress: Progress) -> Findings:
         """Return a segment for each lung in view; NotApplicable where there is none."""
-        lungs = segment_lungs(volume, progress)
+        left, right = self.lungs(volume, progress)
         segments = tuple(
             Segment(key=key, mask=mask, volume_ml=float(mask.sum()) * volume.voxel_ml)
-            for key, mask in (("left-lung", lungs.left), ("right-lung", lungs.right))
+            for key, mask in (("left-lung", left), ("right-lung", right))
             if mask.any()
         )
-        return Findings(segments=segments, remarks=lungs.remarks)
+        return Findings(segments=segments, remarks=remarks(left, right))
+
+    def lungs(self, volume: Volume, progress: Progress) -> tuple[Mask, Mask]:
+        """Return the left and the right lung (z, y, x); NotApplicable where *volume* shows none."""
+        if volume.modality != "CT":
+            raise NotApplicable(f"lungs are looked for on CT, not on {volume.modality or 'an unknown modality'}")
+        grid = Grid.over(volume, _SPACING)
+        hounsfield = grid.sample(volume.voxels)
+        classes = self.classes(hounsfield, progress)
+        progress(0.7, "choosing what is lung")
+        field = lung_field(classes, hounsfield, _SPACING)
+        if float(field.sum()) * float(np.prod(_SPACING)) / 1000.0 < _LEAST_ML:
+            raise NotApplicable("no air-filled lung is in view")
+        left, right = sides(field, classes, hounsfield, _SPACING)
+        progress(0.8, "following the surface")
+        tubes = (classes == AIRWAYS) & ~field
+        fine = [on_the_scan(one, other, tubes, grid, volume) for one, other in ((left, right), (right, left))]
+        return fine[0], fine[1] & ~fine[0]
+
+    def classes(self, hounsfield: Values, progress: Progress) -> Classes:
+        """Return what the network takes each sample (z, y, x) for."""
+        _, height, width = hounsfield.shape
+        top, start = (max(0, _SMALLEST - n) // 2 for n in (height, width))
+        ends = [(top, max(0, _SMALLEST - height - top)), (start, max(0, _SMALLEST - width - start))]
+        voxels = np.pad(normalised(hounsfield), [(0, 0), *ends], constant_values=-1.0)
+        found = np.empty(hounsfield.shape, np.uint8)
+        count = self._network.settings.in_channels
+        for first in range(0, len(voxels), _TOGETHER):
+            last = min(first + _TOGETHER, len(voxels))
+            stacks = np.stack([neighbours(voxels, z, count) for z in range(first, last)])
+            with torch.inference_mode():
+                logits = self._network(torch.from_numpy(stacks).to(self._device))
+            seen = logits.argmax(dim=1).byte().cpu().numpy()
+            found[first:last] = seen[:, top : top + height, start : start + width]
+            progress(0.05 + 0.6 * last / len(voxels), "looking at slices")
+        return found
 
 
-def load(device: str) -> Model:  # noqa: ARG001  # the contract's door; these filters run on the CPU
-    """Return the model."""
-    return LungModel()
+def load(device: str) -> Model:
+    """Return the model with its weights on the torch *device*."""
+    return LungModel(load_network(_WEIGHTS, device, UNet), device)

@@ -113,7 +113,7 @@ def test_an_association_that_breaks_off_is_told_and_holds_nothing(door: Door) ->
 
 def test_a_short_association_costs_the_table_nothing(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is over before it was to be told."""
-    monkeypatch.setattr(module, "_PAUSE", 3.0)
+    monkeypatch.setattr(module, "_PAUSE", 1.0)
     held: list[Open] = []
     monkeypatch.setattr(completion, "hold", lambda _, found, **__: held.extend(found))
     assert send(door, *synthetic_ct(slices=3)) == [0x0000] * 3

@@ -1,0 +1,121 @@
+"""From what the network takes each sample for to two lungs on the scan's own voxels.
+
+The network knows what is lung and on which side; that air hangs together, and where it ends, the scan itself says
+better. So pieces of air are taken or left whole, by what the network sees in most of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from models.contract import Mask, Volume
+from models.lungs import ball, closed, components, dilated, enclosed_by, filled, is_left, largest, parted_air, two_parts
+from models.sampling import Grid, Values
+
+Classes = NDArray[np.uint8]  # (z, y, x): 0 none, 1 left lung, 2 right lung, 3 airways
+
+LEFT, RIGHT, AIRWAYS = 1, 2, 3
+_AERATED = -300.0  # HU: thinner than this is lung; of -400, -300, -200 the one that gives the elastix mask its volume
+_GAS = -965.0  # HU: a piece whose median is thinner is gas of bowel, sinus or phantom; emphysema is denser
+_INSIDE = 0.6  # share of a piece between tissue on two sides: a cushion's foam is as thin as lung
+_MOSTLY = 0.5  # share of a piece of air that the network has to take for lung
+_SMALLEST_ML = 2.0  # a piece of lung worth drawing
+_BOTH = 0.2  # share of one piece that the network has to give to each side to have it cut in two
+_SURE = 0.9  # share of the votes that settles the side of a lone lung
+_SIDE_BY_SIDE = 60.0  # mm between the middles of two lungs, at least
+_REACH = 6.0  # mm beyond the coarse surface in which voxels may still be lung
+
+
+def lung_field(classes: Classes, hounsfield: Values, spacing: tuple[float, ...]) -> Mask:
+    """Return what is lung of either side on the network's grid (z, y, x)."""
+    voxel_ml = float(np.prod(spacing)) / 1000.0
+    air, airways, body = parted_air(hounsfield, spacing, voxel_ml)
+    within = enclosed_by(body)
+    seen = np.isin(classes, (LEFT, RIGHT))
+    pieces, sizes = components(ndimage.binary_opening(air, ball(3.0, spacing)))
+    lung = np.bincount(pieces[seen], minlength=len(sizes)) >= _MOSTLY * sizes
+    lung[0] = False
+    whole = dilated(lung[pieces], 4.0, spacing) & air
+    field = (whole | seen) & ~airways & ~((classes == AIRWAYS) & ~whole)
+    pieces, sizes = components(field)
+    kept = sizes * voxel_ml >= _SMALLEST_ML
+    kept[0] = False
+    for piece, box in enumerate(ndimage.find_objects(pieces), start=1):
+        if kept[piece] and box is not None:
+            part = pieces[box] == piece
+            kept[piece] = float(np.median(hounsfield[box][part])) > _GAS and float(within[box][part].mean()) > _INSIDE
+    chosen: Mask = kept[pieces]
+    return chosen
+
+
+def sides(field: Mask, classes: Classes, hounsfield: Values, spacing: tuple[float, ...]) -> tuple[Mask, Mask]:
+    """Return the left and the right lung of *field*: parted where it is thinnest, named by the network's votes.
+
+    Of a lone lung the tissue beside it tells the side where the network is not sure.
+    """
+    votes = [field & (classes == side) for side in (LEFT, RIGHT)]
+    first, second = two_parts(field, spacing, float(np.prod(spacing)) / 1000.0)
+    if second is None:
+        return _one_or_two(field, votes, hounsfield, classes == AIRWAYS, spacing)
+    straight = int((first & votes[0]).sum()) + int((second & votes[1]).sum())
+    crossed = int((first & votes[1]).sum()) + int((second & votes[0]).sum())
+    return (first, second) if straight >= crossed else (second, first)
+
+
+def _one_or_two(
+    field: Mask, votes: list[Mask], hounsfield: Values, airways: Mask, spacing: tuple[float, ...]
+) -> tuple[Mask, Mask]:
+    """Return left and right lung of a field in one piece: mostly the one or the other is empty."""
+    share = int(votes[0].sum()) / max(1, sum(int(one.sum()) for one in votes))
+    if _BOTH <= share <= 1.0 - _BOTH and _apart(votes, spacing) >= _SIDE_BY_SIDE:
+        nearest = ndimage.distance_transform_edt(~(votes[0] | votes[1]), return_distances=False, return_indices=True)
+        left = field & votes[0][tuple(nearest)]
+        return left, field & ~left
+    lies_left = share > 0.5 if not 1.0 - _SURE < share < _SURE else is_left(field, hounsfield, airways)
+    empty = np.zeros_like(field)
+    return (field, empty) if lies_left else (empty, field)
+
+
+def _apart(votes: list[Mask], spacing: tuple[float, ...]) -> float:
+    """Return how far the middle of the left votes lies to the left of that of the right ones, mm."""
+    left, right = (float(ndimage.center_of_mass(one)[2]) for one in votes)
+    return (left - right) * spacing[2]
+
+
+def on_the_scan(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume) -> Mask:
+    """Return one *lung* on the volume's own grid: inside as it is, its surface where the voxels say.
+
+    *other* is the other lung and *tubes* are the airways, all on the network's grid.
+    """
+    masks = np.zeros(volume.voxels.shape, dtype=bool)
+    if not lung.any():
+        return masks
+    spacing = tuple(mm * step for mm, step in zip(volume.spacing, grid.step, strict=True))
+    core = filled(closed(lung, 5.0, spacing), spacing[1] * spacing[2])
+    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
+    near = dilated(lung, _REACH, spacing) & ~ndimage.binary_dilation(tubes) & ~other
+    for z in np.flatnonzero(_nearest_slices(near.any(axis=(1, 2)), grid)).tolist():
+        aerated = volume.voxels[z] < _AERATED
+        masks[z] = _nearest(inside, grid, z) | (_nearest(near, grid, z) & aerated)
+    return largest(filled(masks, volume.spacing[1] * volume.spacing[2]))
+
+
+def _nearest(mask: Mask, grid: Grid, z: int) -> Mask:
+    """Return slice *z* of the volume, of a *mask* on the network's grid: each voxel has its nearest sample."""
+    along_z, along_y, along_x = (_places(grid, axis) for axis in range(3))
+    picked: Mask = mask[along_z[z]][np.ix_(along_y, along_x)]
+    return picked
+
+
+def _nearest_slices(slices: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
+    picked: NDArray[np.bool_] = slices[_places(grid, 0)]
+    return picked
+
+
+def _places(grid: Grid, axis: int) -> NDArray[np.intp]:
+    """Return of each voxel of the volume along *axis* the number of its nearest sample."""
+    at = (np.arange(grid.source[axis]) - grid.start[axis]) / grid.step[axis]
+    places: NDArray[np.intp] = np.clip(np.rint(at), 0, grid.shape[axis] - 1).astype(np.intp)
+    return places

@@ -1,0 +1,139 @@
+"""What the lung model makes of the network's word: pieces of air, sides, surfaces; and the network's word itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models import catalogue
+from models.contract import Mask, NotApplicable, Volume
+from models.ct_lung.surface import AIRWAYS, LEFT, RIGHT, Classes, lung_field, on_the_scan, sides
+from models.evaluate.labels import read_label
+from models.evaluate.metrics import dice
+from models.evaluate.perturb import PERTURBATIONS, Scene
+from models.generator import LEFT_LUNG, RIGHT_LUNG, Wish, draw_body
+from models.network import read_facts
+from models.phantom import thorax_phantom
+from models.sampling import Grid, Values
+from node.dicom.reader import read_series
+
+from .conftest import quiet
+
+SPACING = (5.0, 2.8, 2.8)  # mm: as wide as the network's own, so the phantom's grid may stand for it
+WEIGHTS = Path(catalogue.__file__).parent / "ct_lung" / "weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def seen() -> tuple[Classes, Values]:
+    """The phantom as a network would tell it that makes no fault, and its values."""
+    phantom = thorax_phantom((60, 128, 128), SPACING)
+    classes = np.where(phantom.left_lung, LEFT, 0) + np.where(phantom.right_lung, RIGHT, 0)
+    return classes.astype(np.uint8), phantom.voxels.copy()
+
+
+def everything(classes: Classes) -> Mask:
+    """Return all that the network takes for lung."""
+    return np.isin(classes, (LEFT, RIGHT))
+
+
+def test_what_the_network_sees_is_kept_and_its_gaps_are_closed_by_the_air_itself(seen: tuple[Classes, Values]) -> None:
+    """A hole in the network's word, in the middle of a lung, is lung: the air there hangs together with the rest."""
+    classes, values = seen
+    holed = classes.copy()
+    holed[28:34, 50:70, 30:44] = 0
+    assert everything(classes)[28:34, 50:70, 30:44].any()
+    assert dice(lung_field(holed, values, SPACING), everything(classes)) > 0.97
+
+
+@pytest.mark.parametrize(("value", "place"), [(-1000.0, (1, 60, 44)), (-920.0, (20, 112, 60))], ids=["gas", "foam"])
+def test_neither_gas_in_the_body_nor_foam_beside_it_is_lung_whatever_the_network_says(
+    value: float, place: tuple[int, int, int], seen: tuple[Classes, Values]
+) -> None:
+    """A bubble in the liver is too thin for lung, a cushion behind the back is not in the body."""
+    classes, values = seen[0].copy(), seen[1].copy()
+    z, y, x = place
+    there = np.s_[z : z + 8, y : y + 12, x : x + 12]
+    before = lung_field(classes, values, SPACING)
+    assert not before[there].any()
+    values[there], classes[there] = value, RIGHT
+    assert not lung_field(classes, values, SPACING)[there].any()
+
+
+def test_the_lungs_are_named_by_most_votes(seen: tuple[Classes, Values]) -> None:
+    """A third of the left lung called right, as over an apex, changes no side; all votes crossed are believed."""
+    classes, values = seen
+    field = lung_field(classes, values, SPACING)
+    wavering = classes.copy()
+    wavering[40:][classes[40:] == LEFT] = RIGHT
+    left, right = sides(field, wavering, values, SPACING)
+    assert dice(left, classes == LEFT) > 0.95 and dice(right, classes == RIGHT) > 0.95
+    crossed = np.choose(classes, [0, RIGHT, LEFT]).astype(np.uint8)
+    left, right = sides(field, crossed, values, SPACING)
+    assert dice(left, classes == RIGHT) > 0.95
+
+
+@pytest.mark.parametrize("sure", [True, False])
+def test_a_lone_lung_has_the_side_of_sure_votes_or_of_the_tissue_beside_it(
+    sure: bool, seen: tuple[Classes, Values]
+) -> None:
+    """Cut in the middle of the body, the left lung is the left one: its image ends at the mediastinum."""
+    classes, values = (np.ascontiguousarray(one[:, :, 69:]) for one in seen)
+    field = lung_field(classes, values, SPACING)
+    said = np.where(field, RIGHT, 0).astype(np.uint8)
+    if not sure:
+        said[:20][field[:20]] = LEFT
+    left, right = sides(field, said, values, SPACING)
+    assert (right if sure else left).sum() == field.sum()
+
+
+def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> None:
+    """On a scan of finer voxels the coarse outline moves to the lung's own; airways stay out."""
+    phantom = thorax_phantom((60, 192, 192), (5.0, 1.8667, 1.8667))
+    volume = Volume(voxels=phantom.voxels, affine=phantom.affine)
+    grid = Grid.over(volume, (5.0, 2.8, 2.8))
+    truth = np.where(phantom.left_lung, LEFT, np.where(phantom.right_lung, RIGHT, 0)).astype(np.uint8)
+    classes = grid.sample_labels(truth)
+    left, right = (classes == side for side in (LEFT, RIGHT))
+    found = on_the_scan(left, right, classes == AIRWAYS, grid, volume)
+    assert dice(found, phantom.left_lung) > 0.985
+    assert not (found & phantom.right_lung).any()
+
+
+def test_a_small_field_of_view_is_no_obstacle() -> None:
+    """Half a chest of 80 samples a side, drawn by the generator with a seed that no training had."""
+    body = draw_body(970_001, Wish(region="chest", spacing=(5.0, 3.0, 3.0), tidy=True, disease="none", cut="half"))
+    found = {one.key: one.mask for one in catalogue.load("ct-lung", "cpu").run(body.volume, quiet).segments}
+    whole = {"left-lung": body.labels == LEFT_LUNG, "right-lung": body.labels == RIGHT_LUNG}
+    key = max(whole, key=lambda one: int(whole[one].sum()))
+    assert dice(found[key], whole[key]) > 0.93
+
+
+@pytest.mark.parametrize("region", ["head", "pelvis", "legs"])
+def test_other_parts_of_the_body_are_declined(region: str) -> None:
+    """Sinuses and bowel hold gas, and no lung."""
+    body = draw_body(970_002, Wish(region=region, spacing=(5.0, 3.0, 3.0)))
+    with pytest.raises(NotApplicable, match="no air-filled lung"):
+        catalogue.load("ct-lung", "cpu").run(body.volume, quiet)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("change", "least"), [("7mm", 0.97), ("padding-2000", 0.85), ("double-oblique", 0.97)])
+def test_the_right_lung_alone_stays_the_right_lung(change: str, least: float, data_dir: Path) -> None:
+    """What version 1 took for the left lung where the scan was coarser, cut by a circle, or turned."""
+    case = data_dir / "ct-chest-elastix-small"
+    volume = read_series(sorted((case / "dicom").iterdir())).volume
+    scene = Scene(volume=volume, reference={"right-lung": read_label(case / "label-right-lung.nrrd", volume) > 0})
+    changed = PERTURBATIONS[change](scene)
+    (found,) = catalogue.load("ct-lung", "cpu").run(changed.volume, quiet).segments
+    assert found.key == "right-lung"
+    assert dice(found.mask, changed.reference["right-lung"]) > least
+
+
+def test_the_weights_tell_how_they_were_made() -> None:
+    """Command, seed, recipe, the generator's digest and how many of which samples."""
+    facts = read_facts(WEIGHTS)
+    assert facts["seed"] == 1 and "models/train/recipes/ct-lung.toml" in facts["command"]
+    assert len(facts["generator"]) == 64 and facts["samples"]["generated"] == 200
+    assert facts["recipe"]["task"] == "lung" and facts["validation"]["score"] > 0.85
