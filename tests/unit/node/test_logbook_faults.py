@@ -49,7 +49,7 @@ def test_while_nothing_can_be_filed_nothing_more_is_taken_and_then_all_is(
     """The database is away: what was acknowledged waits, whoever comes hears of it, and then each has its row."""
     monkeypatch.setattr(filing, "_PATIENCE", 0.2)
     monkeypatch.setattr("node.intake._PATIENCE", 0.0)
-    intake, images = opened(), synthetic_ct(slices=20)
+    intake, images = opened(longest=0.3), synthetic_ct(slices=20)
     acked = 0
     with monkeypatch.context() as patch:
         patch.setattr(studies, "keep_instances", never)

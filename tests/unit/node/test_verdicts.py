@@ -14,6 +14,7 @@ from pydicom.sr.codedict import codes
 from pydicom.uid import generate_uid
 from sqlalchemy import select, update
 
+from models import catalogue
 from models.contract import Findings, Segment
 from node import verdicts as service
 from node.db import verdicts
@@ -510,7 +511,7 @@ def test_figures_count_each_job_once(world: World) -> None:
     assert one.dice == pytest.approx(2 * RIGHT / (TOTAL + RIGHT))
     assert one.volume_change == pytest.approx(-100 * LEFT / TOTAL)
     assert kinds == {"corrected": 1, "noted": 1}
-    assert service.model_version(one.model, one.model_digest) == "1.0.0"
+    assert service.model_version(one.model, one.model_digest) == catalogue.card("ct-lung").version
     assert service.model_version("gone", "abcdef0123456789") == "abcdef012345"
 
 
