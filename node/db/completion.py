@@ -95,6 +95,11 @@ class Open:
     calling_ae: str
 
 
+def known(session: Session, study_uids: Collection[str]) -> set[str]:
+    """Return those of the studies that are in the table."""
+    return set(session.scalars(select(StudyRow.uid).where(StudyRow.uid.in_(study_uids))))
+
+
 def hold(session: Session, found: Collection[Open], *, owner: str, at: datetime) -> None:
     """Note which study each of these associations brings now."""
     for one in found:

@@ -90,6 +90,8 @@ class Sendings:
                     self._telling = None
                     self._changed.notify_all()
                     return
+            if self._hold_known(news, owner):
+                continue
             is_there = self._latest()  # nothing is said of instances that are not in the table yet
             while not is_there(_AGAIN):
                 log.debug("what associations brought is not in the table yet")
@@ -100,6 +102,24 @@ class Sendings:
                 time.sleep(_AGAIN)
                 continue
             self._forget(news, over)
+
+    def _hold_known(self, news: dict[str, Open], owner: str) -> bool:
+        """Tell at once of associations that bring more of a study that the table knows; return whether there were any.
+
+        It might settle before what they bring is in the table.
+        """
+        try:
+            with self._database.transaction() as session:
+                there = completion.known(session, {one.study_uid for one in news.values()})
+                known = {key: one for key, one in news.items() if one.study_uid in there}
+                if known:
+                    completion.hold(session, known.values(), owner=owner, at=self._now())
+        except SQLAlchemyError as why:
+            log.warning("the database does not take word of associations: %s", type(why).__name__)
+            time.sleep(_AGAIN)
+            return False
+        self._forget(known, {})
+        return bool(known)
 
     def _write(self, news: dict[str, Open], over: dict[str, str], owner: str) -> None:
         with self._database.transaction() as session:

@@ -163,3 +163,12 @@ def test_an_association_that_ends_while_it_is_told_is_taken_away_again(
     sendings.brought(key, STUDY, calling_ae="SCANNER")
     assert sendings.rest(10)
     assert known(door) == []
+
+
+def test_who_brings_more_of_a_known_study_is_told_before_that_is_in_the_table(door: Door) -> None:
+    """Else the study could look quiet and settle while it is being sent."""
+    send(door, *synthetic_ct(slices=1))
+    sendings = Sendings(door.database, FixedClock(), lambda: lambda _: False)
+    sendings.brought(object(), STUDY, calling_ae="SCANNER")
+    assert sendings.rest(10)
+    assert known(door) == [(STUDY, "SCANNER")]
