@@ -256,6 +256,11 @@ def _sides(
     first, second = two_parts(field, spacing, voxel_ml)
     if second is None:
         return (first, np.zeros_like(first)) if is_left(first, coarse, airways) else (np.zeros_like(first), first)
+    return left_and_right(first, second)
+
+
+def left_and_right(first: Mask, second: Mask) -> tuple[Mask, Mask]:
+    """Return the left one of two lungs that lie beside each other, and the right one: by place, in any patient."""
     x_first, x_second = (float(ndimage.center_of_mass(one)[2]) for one in (first, second))
     return (first, second) if x_first > x_second else (second, first)
 

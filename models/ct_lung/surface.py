@@ -11,7 +11,19 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.contract import Mask, Volume
-from models.lungs import ball, closed, components, dilated, enclosed_by, filled, is_left, largest, parted_air, two_parts
+from models.lungs import (
+    ball,
+    closed,
+    components,
+    dilated,
+    enclosed_by,
+    filled,
+    is_left,
+    largest,
+    left_and_right,
+    parted_air,
+    two_parts,
+)
 from models.sampling import Grid, Values
 
 Classes = NDArray[np.uint8]  # (z, y, x): 0 none, 1 left lung, 2 right lung, 3 airways
@@ -51,17 +63,15 @@ def lung_field(classes: Classes, hounsfield: Values, spacing: tuple[float, ...])
 
 
 def sides(field: Mask, classes: Classes, hounsfield: Values, spacing: tuple[float, ...]) -> tuple[Mask, Mask]:
-    """Return the left and the right lung of *field*: parted where it is thinnest, named by the network's votes.
+    """Return the left and the right lung of *field*: parted where it is thinnest, and named by where they lie.
 
-    Of a lone lung the tissue beside it tells the side where the network is not sure.
+    Only of a lone lung the network's votes tell the side, or, where they waver, the tissue beside it.
     """
-    votes = [field & (classes == side) for side in (LEFT, RIGHT)]
     first, second = two_parts(field, spacing, float(np.prod(spacing)) / 1000.0)
-    if second is None:
-        return _one_or_two(field, votes, hounsfield, classes == AIRWAYS, spacing)
-    straight = int((first & votes[0]).sum()) + int((second & votes[1]).sum())
-    crossed = int((first & votes[1]).sum()) + int((second & votes[0]).sum())
-    return (first, second) if straight >= crossed else (second, first)
+    if second is not None:
+        return left_and_right(first, second)
+    votes = [field & (classes == side) for side in (LEFT, RIGHT)]
+    return _one_or_two(field, votes, hounsfield, classes == AIRWAYS, spacing)
 
 
 def _one_or_two(

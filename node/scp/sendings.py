@@ -90,7 +90,7 @@ class Sendings:
                     self._telling = None
                     self._changed.notify_all()
                     return
-            if self._hold_known(news, owner):
+            if news and self._hold_known(news, owner):
                 continue
             is_there = self._latest()  # nothing is said of instances that are not in the table yet
             while not is_there(_AGAIN):
