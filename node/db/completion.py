@@ -12,7 +12,16 @@ from sqlalchemy.orm import Session
 from node.db import studies
 from node.db.arrivals import TAKEN
 from node.db.steps import steps_of
-from node.db.tables import AssociationRow, CountRow, DeliveryRow, InstanceRow, JobRow, ResultRow, StudyRow
+from node.db.tables import (
+    AssociationRow,
+    CountRow,
+    DeliveryRow,
+    InstanceRow,
+    JobRow,
+    ListenerRow,
+    ResultRow,
+    StudyRow,
+)
 from node.domain.completion import Evidence, Tally, compare
 from node.domain.rule import Rule
 from node.domain.study import StudyState
@@ -30,9 +39,11 @@ def evidence_of(session: Session, study: StudyRow, rules: Sequence[Rule]) -> Evi
     series = studies.series_of(session, study.uid)
     concerned = [rule for rule in rules if rule.concerns(series, study.description)]
     tally, unasked = _tally(session, study, here)
+    listening, deaf = _listening(session)
     return Evidence(
         opened_at=study.opened_at or study.first_at, last_at=study.last_at, here=sum(here.values()),
-        sending=_sending(session, study.uid), tally=tally, unasked=unasked, steps=steps_of(session, study.uid),
+        sending=_sending(session, study.uid), listening_since=listening, deaf=deaf,
+        tally=tally, unasked=unasked, steps=steps_of(session, study.uid),
         required=tuple(dict.fromkeys(name for rule in concerned for name in rule.required_series)),
         missing=tuple(dict.fromkeys(name for rule in concerned for name in rule.missing(series, study.description))),
     )  # fmt: skip
@@ -81,6 +92,30 @@ def _ours_there(session: Session, study_uid: str, peer: str) -> int:
         )
         or 0
     )
+
+
+# -- listeners
+
+_DAY = timedelta(days=1)
+
+
+def listens(session: Session, *, owner: str, at: datetime) -> None:
+    """Note that a listener begins to listen; what is known of those that are dead is forgotten.
+
+    One of another machine may be dead unseen: after a day a newer one's word is enough.
+    """
+    for row in session.scalars(select(ListenerRow)):
+        if is_dead(row.owner) or row.since < at - _DAY:
+            session.delete(row)
+    session.flush()
+    session.merge(ListenerRow(owner=owner, since=at))
+
+
+def _listening(session: Session) -> tuple[datetime | None, bool]:
+    """Return since when the newest living listener has listened, and whether there are dead ones only."""
+    rows = session.execute(select(ListenerRow.owner, ListenerRow.since)).all()
+    living = [row.since for row in rows if not is_dead(row.owner)]
+    return max(living, default=None), bool(rows) and not living
 
 
 # -- associations

@@ -283,6 +283,14 @@ class AssociationRow(Base):
     since: Mapped[datetime]
 
 
+class ListenerRow(Base):
+    """A listener, alive or dead: while none listens, silence says nothing of a study."""
+
+    __tablename__ = "listener"
+    owner: Mapped[str] = mapped_column(primary_key=True)  # its process
+    since: Mapped[datetime]
+
+
 class CountRow(Base):
     """How many instances of a study the peer that sends it has, by its own word."""
 

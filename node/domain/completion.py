@@ -23,6 +23,10 @@ _RECHECK = timedelta(seconds=5)
 ABOUT_IMAGES = frozenset({"SR", "SEG", "PR", "KO", "DOC", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "FID", "AU", "ANN"})
 
 
+_DEAF = "the listener is not running, so nobody can send the rest"
+_AGAIN = "the listener was away after the last image came, and senders may try again"
+
+
 class By(StrEnum):
     """What decided that a study is complete."""
 
@@ -83,6 +87,8 @@ class Evidence:
     last_at: datetime  # the last one came
     here: int  # instances
     sending: tuple[str, ...] = ()  # who has an association open that brought some of it last
+    listening_since: datetime | None = None  # nobody could send before; None: not known
+    deaf: bool = False  # no listener lives, so nobody can send
     tally: Tally | None = None
     unasked: str = ""  # why its peer could not be asked for its count
     steps: Steps = Steps()
@@ -104,7 +110,7 @@ def decide(seen: Evidence, waits: Waits, *, now: datetime) -> Verdict:
 
     Better evidence comes first. What says that instances lack holds a study up to its longest wait and no longer.
     """
-    over, quiet_at = seen.opened_at + waits.longest, seen.last_at + waits.quiet
+    over, quiet_at = seen.opened_at + waits.longest, _heard_at(seen) + waits.quiet
     after = f"{span(now - seen.last_at)} after the last image"
     at_it = _at_it_until(seen, waits)
     held = tuple(_holds(seen, at_it=at_it is not None and now < at_it))
@@ -114,7 +120,7 @@ def decide(seen: Evidence, waits: Waits, *, now: datetime) -> Verdict:
     if seen.steps.all_here and not _lacks(seen):
         return _settled(By.STEP, f"the modality is through (MPPS) and all {seen.steps.named} came, {after}", seen, "")
     sending = seen.sending if now < seen.last_at + LINGER else ()
-    if now >= quiet_at and not held and not sending:
+    if now >= quiet_at and not (held or sending or seen.deaf):
         quiet = f"no instance for {waits.quiet.total_seconds():g} s"
         if seen.required:
             return _settled(By.SERIES, f"all required series came ({', '.join(seen.required)}), {quiet}", seen, silent)
@@ -125,10 +131,18 @@ def decide(seen: Evidence, waits: Waits, *, now: datetime) -> Verdict:
     if held:
         look_at = min(over, at_it) if at_it is not None and now < at_it else over
         return Verdict(by=None, reason=f"waits: {'; '.join(held)}", look_at=look_at)
+    if seen.deaf:
+        return Verdict(by=None, reason=f"waits: {_DEAF}", look_at=min(over, now + _RECHECK))
     if now < quiet_at:
-        return Verdict(by=None, reason="", look_at=min(quiet_at, over))
+        again = f"waits: {_AGAIN}" if now >= seen.last_at + waits.quiet else ""
+        return Verdict(by=None, reason=again, look_at=min(quiet_at, over))
     look_at = min(over, seen.last_at + LINGER, now + _RECHECK)
     return Verdict(by=None, reason=f"waits: {_still_open(sending)}", look_at=look_at)
+
+
+def _heard_at(seen: Evidence) -> datetime:
+    """Return from when on silence counts: a sender that found the door shut tries again, sooner or later."""
+    return max(seen.last_at, seen.listening_since or seen.last_at)
 
 
 def _lacks(seen: Evidence) -> bool:

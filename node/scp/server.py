@@ -20,6 +20,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]  # generated na
 )
 
 from node.commitment import Reporter
+from node.db import completion
 from node.domain.access import refusal
 from node.domain.peer import Verify
 from node.intake import Intake
@@ -40,8 +41,6 @@ _NEGOTIATING = 32  # threads beside those of associations: for requests that are
 _REJECTION = bytes((3, 0, 0, 0, 0, 4, 0, 2, 3, 2))  # PS3.8 9.3.4: transient, presentation, local limit exceeded
 
 _config.UNRESTRICTED_STORAGE_SERVICE = True  # private and future storage classes are stored too
-# Each UID of each presentation context would be looked at once more; pynetdicom has looked, and header.py does.
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
 _config.LOG_HANDLER_LEVEL = "none"  # pynetdicom's own lines repeat headers
 
 
@@ -123,6 +122,8 @@ class Door:
 
 def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = None) -> Door:
     """Listen for associations until the returned door is shut down; *sendings* may be given to be waited for."""
+    # Each UID of each presentation context would be looked at once more; pynetdicom has looked, and header.py does.
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     ae = make_ae(settings)
     sendings = sendings or Sendings(intake.database, intake.now, intake.latest)
     reporter = Reporter(intake.database, intake.store, settings, intake.now, identity("scp"))
@@ -154,6 +155,8 @@ def start_scp(settings: Settings, intake: Intake, sendings: Sendings | None = No
         sendings=sendings, no_senders=no_senders, max_bytes=settings.max_instance_bytes, max_pdu=settings.max_pdu_bytes,
         idle=settings.network_timeout, pdu=settings.pdu_timeout,
     )  # fmt: skip
+    with intake.database.transaction() as session:
+        completion.listens(session, owner=identity("scp"), at=intake.now())
     door = Door(settings, house, places)
     log.info("listening", extra={"ae_title": settings.ae_title, "port": settings.port})
     return door

@@ -123,7 +123,7 @@ MUTANTS = (
     _m("success without the bytes", "node/scp/storing.py", "self._refuse(OUT_OF_RESOURCES, str(why))", "self.drop()"),
     _m("success without the row", "node/together.py", "        if one.why is not None:\n            raise one.why\n"),
     _m("no sync of the journal", "node/journal.py", "                os.fdatasync(self._file)\n                reach(", "                reach("),
-    _m("a journal that failed goes on", "node/journal.py", "            self._is_broken = True\n"),
+    _m("a journal that failed goes on", "node/journal.py", "        except BaseException:\n            self._is_broken = True\n", "        except BaseException:\n"),
     _m("zeros go over a record", "node/journal.py", "        self._prepared = max(self._prepared, half.at)  # nobody", "        # nobody"),
     _m("a version overtakes in its batch", "node/intake.py", "self._keep_together(arrivals, in_order=True)", "self._keep_together(arrivals)"),
     _m("outages count as an instance's own fault", "node/logbook.py", "isinstance(why.__cause__, IntegrityError | DataError)", "True"),
@@ -132,7 +132,7 @@ MUTANTS = (
     _m("what cannot be filed keeps nobody out", "node/logbook.py", "        self._filing.admit()\n"),
     _m("a version with a file of its own overtakes", "node/intake.py", "self.logbook is not None and not self.logbook.rest()", "False"),
     _m("commitment does not wait for the journal", "node/scp/commitment.py", "if not intake.rest(_PATIENCE):", "if False:"),
-    _m("what a dead listener left stays", "node/logbook.py", "                self._filing.add_left_behind(journal, self._left(journal, entries))\n", "                pass\n"),
+    _m("what a dead listener left stays", "node/logbook.py", "                self._filing.add(self._left(journal, entries))\n"),
     _m("success for another instance", "node/intake.py", "        _compare(facts, self._sop_class, self._sop_uid)\n"),
     _m("an unknown outcome is not asked for", "node/delivery.py", "delivery.state is DeliveryState.UNKNOWN and transport", "False and transport"),
 )  # fmt: skip

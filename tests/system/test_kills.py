@@ -83,9 +83,12 @@ def test_a_worker_killed_in_the_middle_of_a_job_costs_one_attempt(
 def test_a_listener_killed_in_the_middle_of_an_association_loses_nothing_that_it_acknowledged(
     study: list[Path], start_node: StartNode, tmp_path: Path
 ) -> None:
-    """What was acknowledged is kept; the sender's own retry of the whole study gives one job, one result set."""
+    """What was acknowledged is kept; the sender's own retry of the whole study gives one job, one result set.
+
+    Quiet must last long enough for the retry alone, however long the listener takes to come back.
+    """
     with ScriptedPacs(tmp_path / "pacs") as pacs:
-        node = start_node(peer_lines(pacs), quiet=8.0)
+        node = start_node(peer_lines(pacs), quiet=4.0)
         acked = send(study, node, pacs.ae_title, stop_after=len(study) // 2)
         assert 0 < len(acked) < len(study)
         before = node.pid("supervisor")

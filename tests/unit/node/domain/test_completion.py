@@ -39,6 +39,7 @@ steps = st.builds(
 evidence = st.builds(
     lambda age, silent, **rest: Evidence(opened_at=NOON - age - silent, last_at=NOON - silent, here=5, **rest),
     seconds(6000), seconds(6000), sending=st.sampled_from([(), ("SCANNER",)]), tally=st.none() | tallies, steps=steps,
+    listening_since=st.none() | seconds(6000).map(lambda age: NOON - age), deaf=st.booleans(),
     required=st.just(()), missing=st.sampled_from([(), ("FLAIR",)]), unasked=st.sampled_from(["", "away"]),
 )  # fmt: skip
 waits = st.builds(
@@ -55,6 +56,16 @@ def test_no_study_waits_beyond_the_longest_wait(seen: Evidence, given_waits: Wai
     verdict = decide(seen, given_waits, now=seen.opened_at + given_waits.longest)
     assert verdict.by is not None
     assert verdict.reason
+
+
+@every
+@given(evidence, waits)
+def test_silence_while_nobody_could_send_is_no_evidence(seen: Evidence, given_waits: Waits) -> None:
+    """Neither while no listener lives nor until one has listened for as long as quiet must last."""
+    listening = seen.listening_since or seen.last_at
+    verdict = decide(seen, given_waits, now=NOON)
+    if seen.deaf or listening + given_waits.quiet > NOON:
+        assert verdict.by not in (By.QUIET, By.SERIES)
 
 
 @every
