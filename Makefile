@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-system test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack bench-quality prepare-cases train conformance constraints
+.PHONY: help demo test test-system test-chaos test-faults test-mutants chaos fuzz test-viewers test-geometry check run bench bench-walk bench-encode bench-recover bench-flushall bench-cases bench-ingest bench-many bench-interop bench-attack bench-quality prepare-cases train conformance constraints
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -21,6 +21,10 @@ test: ## set up all that is needed and run every test but the long ones
 test-system: ## whole nodes, real peers, kill -9
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	$(BIN)/pytest -m system
+
+test-chaos: ## every named place of a running node: killed, failed, hung there; the part of test-faults that is nowhere else
+	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
+	$(BIN)/pytest -m chaos
 
 test-faults: ## every named place of a running node: killed, failed, hung there; on both databases
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev

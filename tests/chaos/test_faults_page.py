@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import INPUTS_PAGE, PAGE, checks, rows
+from tests.chaos.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = pytest.mark.parametrize("page", [PAGE, INPUTS_PAGE], ids=lambda page: page.stem)
@@ -45,3 +46,9 @@ def test_every_case_that_bears_a_number_is_named_under_it() -> None:
         place = str(file.relative_to(ROOT))
         missing += [(number, place) for number in sorted(set(map(int, numbers))) if place not in named[number]]
     assert missing == []
+
+
+def test_every_guard_that_a_mutant_takes_away_is_there_once() -> None:
+    """A guard that was written anew would silently be tried no more."""
+    found = {one.name: (ROOT / one.file).read_text(encoding="utf-8").count(one.old) for one in MUTANTS}
+    assert {name: count for name, count in found.items() if count != 1} == {}
