@@ -91,6 +91,10 @@ class Filing:
             self._added += len(logged)
             self._newest = now
 
+    def put_off(self) -> None:
+        """Somebody sends what does not come this way: for a moment the disk is theirs."""
+        self._newest = time.monotonic()
+
     def retire(self, journal: Journal) -> None:
         """Nothing more comes from *journal*: have it removed when all that is in it is filed."""
         with self._changed:
@@ -206,7 +210,9 @@ class Filing:
                 if not self._waiting:
                     if self._leaving:
                         return []
-                    if not self._changed.wait(_IDLE if self._has_work else None) and not self._waiting:
+                    if self._changed.wait(_IDLE if self._has_work else None) or self._waiting:
+                        continue
+                    if time.monotonic() >= self._newest + _IDLE:
                         self._has_work = False
                         return []
                     continue

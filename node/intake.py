@@ -83,6 +83,8 @@ class Incoming:
             self._part.write(self._memory[: self._filled])
             self._give_back()
         self._part.write(data)
+        if self._intake.logbook is not None:
+            self._intake.logbook.put_off()
 
     def drop(self) -> None:
         """Forget the instance; one that was kept stays."""

@@ -115,6 +115,10 @@ class Logbook:
         """Return what waits until all that is noted now is in the table, so many seconds at most; nobody is hurried."""
         return self._filing.latest()
 
+    def put_off(self) -> None:
+        """Leave disk and processor, for a moment, to an instance that has a file of its own."""
+        self._filing.put_off()
+
     def memory(self) -> memoryview | None:
         """Return memory for one instance; StoreFull where what came before cannot be filed, or no room is left."""
         self._filing.admit()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
+import pytest
 from pydicom import Dataset
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
+from node.db import studies
 from node.db.tables import InstanceRow
 from node.health import Need, _of_store
 from node.intake import Intake
@@ -40,6 +43,15 @@ def killed(intake: Intake) -> None:
     book._filing._struck = book._filing._added  # nobody waits for it any more
     book._journal.close(remove=False)
     book._journal = None
+
+
+@contextmanager
+def nothing_filed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let what comes into the journal stay there."""
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "keep_instances", never)
+        patch.setattr("node.intake._PATIENCE", 0.0)
+        yield
 
 
 def needs_of(world: World) -> list[Need]:

@@ -8,14 +8,13 @@ import time
 import pytest
 
 from node import filing, logbook
-from node.db import studies
 from node.intake import Intake
 from node.journal import Journal
 from node.store import sha256_hex
 from node.testing import part10, synthetic_ct
 from tests.rig import wait_for
 from tests.unit.node.conftest import JOURNAL, World
-from tests.unit.node.journal_scene import Opened, keep, killed, needs_of, never, rows
+from tests.unit.node.journal_scene import Opened, keep, killed, needs_of, nothing_filed, rows
 
 
 def test_what_is_acknowledged_is_filed_in_order_with_its_bytes(world: World, opened: Opened) -> None:
@@ -65,6 +64,23 @@ def test_senders_are_not_in_the_way_of_filing(
     wait_for("the last", lambda: len(rows(world)) == 12, limit=5)
 
 
+def test_the_journal_is_prepared_while_nobody_sends(
+    world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An instance that is too large for it has the disk for itself while it comes."""
+    monkeypatch.setattr(filing, "_IDLE", 0.5)
+    prepared: list[float] = []
+    monkeypatch.setattr(Journal, "prepare", lambda _: bool(prepared.append(time.monotonic())))
+    intake = opened()
+    with intake.receive(calling_ae="SCANNER") as incoming:
+        incoming.write(bytes(logbook.LARGEST))
+        for _ in range(6):
+            time.sleep(0.15)
+            incoming.write(bytes(1))
+        assert prepared == []
+        wait_for("the preparing", lambda: prepared, limit=5)
+
+
 def test_a_full_half_of_the_journal_is_filed_at_once(
     world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -98,9 +114,7 @@ def test_what_a_killed_listener_left_is_filed_by_the_next(
 ) -> None:
     """Sender and time stay those of the answer; a second start finds nothing more to do."""
     images = synthetic_ct(slices=5)
-    with monkeypatch.context() as patch:
-        patch.setattr(studies, "keep_instances", never)
-        patch.setattr("node.intake._PATIENCE", 0.0)
+    with nothing_filed(monkeypatch):
         intake = opened()
         came = world.clock()
         for image in images:
@@ -152,9 +166,7 @@ def test_what_up_cannot_file_the_listener_files(
     world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up lets go of it: its process lives on."""
-    with monkeypatch.context() as patch:
-        patch.setattr(studies, "keep_instances", never)
-        patch.setattr("node.intake._PATIENCE", 0.0)
+    with nothing_filed(monkeypatch):
         intake = opened()
         keep(intake, *synthetic_ct(slices=1))
         killed(intake)
@@ -168,9 +180,7 @@ def test_without_a_journal_of_its_own_a_listener_files_what_others_left(
     world: World, opened: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """journal_mib was set to 0 since."""
-    with monkeypatch.context() as patch:
-        patch.setattr(studies, "keep_instances", never)
-        patch.setattr("node.intake._PATIENCE", 0.0)
+    with nothing_filed(monkeypatch):
         intake = opened()
         keep(intake, *synthetic_ct(slices=1))
         killed(intake)
