@@ -24,7 +24,8 @@ from sqlalchemy.orm import Session
 
 from node import __version__
 from node.db import copies, whole
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.errors import BackupDamaged, SettingsError, StoreFull
 from node.settings import Settings, load_settings
 from node.store import Store

@@ -7,26 +7,23 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from models import catalogue
 from node import __version__
 from node.broker import Broker
 from node.care import Care
-from node.db.session import Database, check_schema, migrate, open_engine
+from node.db.schema import migrate
 from node.delivery import Deliverer
 from node.dicom.context import NodeIdentity
 from node.domain.peer import Peer
 from node.errors import SettingsError
-from node.intake import Intake
+from node.foundation import Foundation, check_models, lay
 from node.logs import failure
 from node.processes import identity
 from node.settings import Settings
-from node.store import Store
 from node.sweep import Sweep
 from node.transport import Transport, open_transport
 
@@ -36,33 +33,17 @@ log = logging.getLogger(__name__)
 _FILED_WITHIN = 60.0  # seconds; what is left is filed by the listener
 
 
-def utc_now() -> datetime:
-    """Return the time now, aware, UTC."""
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Services:
+class Services(Foundation):
     """What the entry points work with."""
 
-    settings: Settings
-    database: Database
-    store: Store
     broker: Broker
     node: NodeIdentity
     worker: str  # who this process is
 
-    def now(self) -> datetime:
-        """Return the time now, aware, UTC."""
-        return utc_now()
-
     def transport_to(self, peer: Peer) -> Transport:
         """Return the way to *peer*."""
         return open_transport(peer, calling_ae=self.settings.ae_title)
-
-    def intake(self) -> Intake:
-        """Return what keeps instances."""
-        return Intake(self.database, self.store, self.now, manufacturer=self.settings.manufacturer)
 
     def care(self) -> Care:
         """Return what compares the table with the store."""
@@ -78,14 +59,6 @@ class Services:
             database=self.database, store=self.store, settings=self.settings, transport_to=self.transport_to,
             now=self.now, worker=self.worker,
         )  # fmt: skip
-
-
-def check_models(settings: Settings) -> None:
-    """Refuse rules that ask for a model that is not there."""
-    known = catalogue.card_names()
-    for rule in settings.rules:
-        if rule.model not in known:
-            raise SettingsError(f"rule {rule.name!r}: there is no model {rule.model!r}; known: {', '.join(known)}")
 
 
 def prepare(settings: Settings) -> None:
@@ -106,17 +79,11 @@ def prepare(settings: Settings) -> None:
 
 def build(settings: Settings, role: str) -> Services:
     """Return the services of one process; SettingsError where the home is not prepared."""
-    check_models(settings)
-    engine = open_engine(settings.database)
-    check_schema(engine, settings.database)
+    base = lay(settings)
     return Services(
-        settings=settings,
-        database=Database(engine),
-        store=Store(settings.home / "store", min_free=settings.min_free_bytes),
-        broker=Broker(settings.broker),
-        node=node_identity(settings),
-        worker=identity(role),
-    )
+        settings=settings, database=base.database, store=base.store, broker=Broker(settings.broker),
+        node=node_identity(settings), worker=identity(role),
+    )  # fmt: skip
 
 
 def node_identity(settings: Settings) -> NodeIdentity:

@@ -108,3 +108,18 @@ class IllegalMove(Permanent):
 
 class NotFound(Permanent):
     """There is no such job, study, peer or model."""
+
+
+#: What an exit code of our commands means; the first class that fits decides.
+EXIT_CODES: tuple[tuple[type[NodeError], int], ...] = (
+    (SettingsError, 2),
+    (NotFound, 3),
+    (PeerAway, 4),
+    (PeerRefused, 4),
+    (NodeError, 1),
+)
+
+
+def exit_code(why: NodeError) -> int:
+    """Return with which code a command ends that failed so."""
+    return next(code for kind, code in EXIT_CODES if isinstance(why, kind))

@@ -72,7 +72,8 @@ class Supervisor:
         settings = self._settings
         if not settings.broker_url.get_secret_value():
             yield "redis", lambda: embedded_redis.start(settings.redis_socket)
-        for name in ("scp", "web", "sweep"):
+        yield "scp", _starter(settings, "node.scp")
+        for name in ("web", "sweep"):
             yield name, _starter(settings, "node.cli", name)
         for queue, count in (("gpu", settings.gpu_workers), ("io", settings.io_workers)):
             for number in range(1, count + 1):

@@ -17,7 +17,8 @@ from PIL import Image
 from node.db import events, jobs, results, studies
 from node.db.jobs import Address, NewJob, NewResult
 from node.db.results import Outcome
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.db.studies import Choice, Kept
 from node.db.tables import StudyRow
 from node.domain.job import Job, JobState

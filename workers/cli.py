@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from node.bootstrap import build
-from node.cli.common import Home, Parent, run_app, settings_for
+from node.cli.common import Home, Parent, run_app
+from node.foundation import settings_for
 from node.processes import end_with_parent
 from workers.ear import Ear
 from workers.preview import preview_command

@@ -11,13 +11,13 @@ from rich.markup import escape
 
 from models import catalogue
 from node import backup, conflicts
-from node.bootstrap import utc_now
 from node.broker import QUEUES
 from node.cli.common import AsJson, Home, app, err, open_node, out, print_json, table, time_of, who
 from node.conflicts import Conflict
 from node.db import pauses, studies
 from node.domain.pause import NODE, PauseKind
 from node.errors import NotFound, SettingsError
+from node.foundation import utc_now
 from node.settings import Settings, load_settings
 
 

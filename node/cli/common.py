@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from node.bootstrap import Services, build
-from node.errors import NodeError, NotFound, PeerAway, PeerRefused, SettingsError
-from node.logs import lose_what_cannot_be_written, set_up_logging
-from node.settings import Settings, load_settings
+from node.errors import NodeError, SettingsError, exit_code
+from node.logs import set_up_logging
+from node.settings import load_settings
 
 app = typer.Typer(
     name="pacs-node",
@@ -37,16 +37,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 Parent = Annotated[int, typer.Option("--parent", hidden=True, help="Stop when this process is gone.")]
 
 
-#: What an exit code means; the first class that fits decides.
-EXIT_CODES: tuple[tuple[type[NodeError], int], ...] = (
-    (SettingsError, 2),
-    (NotFound, 3),
-    (PeerAway, 4),
-    (PeerRefused, 4),
-    (NodeError, 1),
-)
-
-
 def run_app(commands: typer.Typer) -> None:
     """Run a command line; a failure that we foresee is one clear message and its exit code."""
     try:
@@ -54,7 +44,7 @@ def run_app(commands: typer.Typer) -> None:
     except NodeError as why:
         said = f"[bold red]{escape(type(why).__name__)}:[/] {escape(str(why))}"
         err.print(said, highlight=False)
-        sys.exit(next(code for kind, code in EXIT_CODES if isinstance(why, kind)))
+        sys.exit(exit_code(why))
 
 
 def open_node(home: Path | None) -> Services:
@@ -64,14 +54,6 @@ def open_node(home: Path | None) -> Services:
     if not settings.home.is_dir():
         raise SettingsError(f"there is no node in {settings.home}: pacs-node init makes one, --home names one")
     return build(settings, "cli")
-
-
-def settings_for(home: Path | None, role: str) -> Settings:
-    """Return the settings for a long-running role, with its logging set up."""
-    settings = load_settings(home)
-    lose_what_cannot_be_written()
-    set_up_logging(role, level=settings.log_level, form=settings.log_format)
-    return settings
 
 
 def who() -> str:

@@ -5,25 +5,21 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
-import resource
 import sys
 import threading
 
 import typer
 
 from node.bootstrap import build, prepare
-from node.cli.common import Home, Parent, app, out, settings_for
+from node.cli.common import Home, Parent, app, out
 from node.errors import SettingsError
-from node.filing import LONGEST
+from node.foundation import settings_for
 from node.processes import end_with_parent, stop_event
-from node.scp.sendings import Sendings
-from node.scp.server import start_scp
 from node.settings import FILE_NAME, load_settings
 from node.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
-_LOOK = 1.0  # seconds; a signal that another thread of a traced process was given wakes the main thread only then
 _PASS_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
 _TEMPLATE = """\
 # The node's configuration. Every setting is described in docs/configuration.md; environment variables
@@ -81,28 +77,8 @@ def up(home: Home = None, parent: Parent = 0) -> None:
 @app.command()
 def scp(home: Home = None, parent: Parent = 0) -> None:
     """Run the DICOM listener alone."""
-    stopped = _role(parent)
-    settings = settings_for(home, "scp")
-    services = build(settings, "scp")
-    _raise_descriptors()
-    intake = services.intake()
-    # A study shall not look quiet because its rows are late.
-    intake.open_logbook(settings.journal_mib << 20, longest=min(LONGEST, settings.quiet_period.total_seconds() / 4))
-    sendings = Sendings(services.database, services.now, intake.latest)
-    door = start_scp(settings, intake, sendings)
-    while not stopped.wait(_LOOK):
-        pass
-    door.shutdown()
-    door.finish(limit=settings.drain_time.total_seconds())
-    if intake.logbook is not None:
-        intake.logbook.close(limit=5.0)
-    sendings.rest(limit=2.0)  # what is not told by then is void with this process
-
-
-def _raise_descriptors() -> None:
-    """Take as many descriptors as the system allows: each connection at the door needs one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    words = ([] if home is None else ["--home", str(home)]) + (["--parent", str(parent)] if parent else [])
+    os.execv(sys.executable, [sys.executable, "-m", "node.scp", *words])  # noqa: S606  # without all that is imported here
 
 
 @app.command()

@@ -9,20 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from node.db.bounded import bound
 from node.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
 _AGAIN = 0.5  # seconds between two tries to reach the database
+MIGRATIONS = Path(__file__).parent / "migrations"  # Alembic, which runs them, is large: most processes do without it
 BUSY_SECONDS = 30  # how long SQLite waits for another process's write
 
 
@@ -32,6 +28,8 @@ def open_engine(url: str, *, patient: bool = False) -> Engine:
     *patient*: for work that may take as long as it takes, such as migrations and copies.
     """
     if not url.startswith("sqlite"):
+        from node.db.bounded import bound  # its driver is large, and SQLite needs none of it
+
         engine = create_engine(url, pool_pre_ping=True, hide_parameters=True)
         if not patient:
             bound(engine)
@@ -98,22 +96,12 @@ class Database:
             yield session
 
 
-def _alembic(url: str) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    config.attributes["url"] = url
-    return config
-
-
-def migrate(url: str) -> None:
-    """Bring the database at *url* to the newest schema; safe to run again."""
-    command.upgrade(_alembic(url), "head")
-
-
-def check_schema(engine: Engine, url: str) -> None:
+def check_schema(engine: Engine) -> None:
     """Refuse to work on a database whose schema is not ours."""
     with engine.connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    wanted = ScriptDirectory.from_config(_alembic(url)).get_current_head()
+        found = None
+        if inspect(connection).has_table("alembic_version"):
+            found = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    wanted = max(file.name for file in (MIGRATIONS / "versions").glob("[0-9]*.py")).partition("_")[0]
     if found != wanted:
         raise SettingsError(f"the database has schema {found or 'none'}, not {wanted}: run `pacs-node migrate`")

@@ -8,7 +8,6 @@ from typing import Protocol
 from node.domain.peer import Answer, CommitReport, OutgoingFile, Peer
 from node.transport.counts import Counts
 from node.transport.cstore import CStoreTransport
-from node.transport.stow import StowTransport
 
 
 class Transport(Protocol):
@@ -44,4 +43,8 @@ class Transport(Protocol):
 
 def open_transport(peer: Peer, *, calling_ae: str) -> Transport:
     """Return the transport for *peer*."""
-    return StowTransport(peer) if peer.url else CStoreTransport(peer, calling_ae=calling_ae)
+    if not peer.url:
+        return CStoreTransport(peer, calling_ae=calling_ae)
+    from node.transport.stow import StowTransport  # its HTTP library is large, and most nodes have no such peer
+
+    return StowTransport(peer)

@@ -17,7 +17,8 @@ from typing import Any, cast
 
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.dicom.header import read_facts
 from node.domain.study import InstanceFacts
 from node.intake import Intake, _compare

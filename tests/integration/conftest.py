@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import select
 
 from node.bootstrap import Services, build, prepare
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.db.tables import InstanceRow
 from node.intake import Intake
 from node.scp.server import start_scp

@@ -22,7 +22,8 @@ from node.bootstrap import Services
 from node.cli import common
 from node.cli.common import app
 from node.db import results
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
 from node.errors import BackupDamaged, SettingsError, StoreFull

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.domain.job import JobState
 from node.domain.peer import OutgoingFile, Peer, Verify
 from node.domain.result import OTHER_PATIENT

@@ -15,7 +15,8 @@ from pydicom import Dataset
 
 from node.db import events, jobs, results, studies
 from node.db.jobs import Address, NewJob, NewResult
-from node.db.session import Database, migrate, open_engine
+from node.db.schema import migrate
+from node.db.session import Database, open_engine
 from node.db.studies import Kept
 from node.db.tables import Base
 from node.delivery import Deliverer

@@ -16,7 +16,8 @@ from pynetdicom import AE, build_context
 from sqlalchemy import select, text
 
 from node.db import commitments, lookups, results
-from node.db.session import _alembic, migrate, open_engine
+from node.db.schema import alembic_config, migrate
+from node.db.session import open_engine
 from node.db.tables import CommitmentRow
 from node.delivery import take_report
 from node.dicom.commitment import read_report
@@ -369,7 +370,7 @@ def test_a_report_without_a_transaction_is_none() -> None:
 
 def test_only_what_was_done_is_taken_for_verified_by_the_migration(empty_url: str) -> None:
     """Accepted results of a done job are over; those of a job on its way are looked for."""
-    command.upgrade(_alembic(empty_url), "0003")
+    command.upgrade(alembic_config(empty_url), "0003")
     engine = open_engine(empty_url)
     at = "2026-01-15 12:00:00"
     study = "INSERT INTO study (uid, patient_id, accession_number, description, study_date, calling_ae, state,"

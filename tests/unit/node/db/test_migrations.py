@@ -12,7 +12,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, event, select, text
 
 from node.db import studies
-from node.db.session import Database, _alembic, check_schema, migrate, open_engine
+from node.db.schema import alembic_config, migrate
+from node.db.session import Database, check_schema, open_engine
 from node.db.tables import Base, InstanceRow
 from node.errors import SettingsError
 
@@ -30,7 +31,7 @@ def test_migrating_twice_is_fine(empty_url: str) -> None:
     migrate(empty_url)
     engine = open_engine(empty_url)
     try:
-        check_schema(engine, empty_url)
+        check_schema(engine)
     finally:
         engine.dispose()
 
@@ -64,7 +65,7 @@ def test_a_migration_may_be_killed_before_any_statement(empty_url: str) -> None:
     assert kills > 10
     engine = open_engine(empty_url)
     try:
-        check_schema(engine, empty_url)
+        check_schema(engine)
         with engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert compare_metadata(context, Base.metadata) == []
@@ -74,7 +75,7 @@ def test_a_migration_may_be_killed_before_any_statement(empty_url: str) -> None:
 
 def test_what_an_older_node_recorded_is_kept(empty_url: str) -> None:
     """An instance of schema 0003: not set aside, not lost, and nobody says yet whom it names."""
-    command.upgrade(_alembic(empty_url), "0003")
+    command.upgrade(alembic_config(empty_url), "0003")
     engine = open_engine(empty_url)
     try:
         with engine.begin() as connection:
@@ -106,7 +107,7 @@ def test_a_database_without_tables_is_refused_with_the_way_out(empty_url: str) -
     engine = open_engine(empty_url)
     try:
         with pytest.raises(SettingsError, match="schema none, not 0008: run `pacs-node migrate`"):
-            check_schema(engine, empty_url)
+            check_schema(engine)
     finally:
         engine.dispose()
 
