@@ -105,7 +105,7 @@ def test_a_database_without_tables_is_refused_with_the_way_out(empty_url: str) -
     """An unmigrated database is named, and so is the command that helps."""
     engine = open_engine(empty_url)
     try:
-        with pytest.raises(SettingsError, match="schema none, not 0007: run `pacs-node migrate`"):
+        with pytest.raises(SettingsError, match="schema none, not 0008: run `pacs-node migrate`"):
             check_schema(engine, empty_url)
     finally:
         engine.dispose()
