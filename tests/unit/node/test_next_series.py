@@ -202,3 +202,21 @@ def test_a_series_that_has_its_result_is_not_read_twice(world: World) -> None:
     declined(world, world.start())
     assert stand(world) == [("3", 2, N_A), ("5", 1, JobState.DELIVERING)]
     assert world.story(job_id=done.id)[-1].detail == f"series 3 was declined: {WHY}; series 5 was tried before"
+
+
+def test_an_outdated_job_that_a_person_has_run_again_speaks_for_itself_only(world: World) -> None:
+    """The study has more images of that series by now, and another job reads them: no third one."""
+    images = synthetic_ct(slices=6, series_number=3)
+    world.keep(*images[:5], *synthetic_ct(slices=4, series_number=5))
+    world.settle()
+    outdated = world.start()
+    cancel_job(world.database, outdated.id, who="web", at=world.clock())
+    world.keep(images[5])
+    world.settle()
+    current = world.start()
+    retry_job(world.database, outdated.id, who="web", at=world.clock())
+    declined(world, world.start())
+    assert stand(world) == [("3", 1, N_A), ("3", 2, JobState.RUNNING)]
+    assert said(world)["3"] == ""
+    declined(world, current)
+    assert stand(world) == [("3", 1, N_A), ("3", 2, N_A), ("5", 2, JobState.PENDING)]
