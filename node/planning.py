@@ -208,10 +208,8 @@ def _plan(session: Session, question: _Question, series: Series, *, who: str, no
     instances = studies.instances_of(session, study_uid, series.uid)
     digest = _input_digest(instances)
     model_digest = catalogue.digest(model)
-    there = jobs.same_work(session, study_uid, model, model_digest, digest)
-    there = there or jobs.at_revision(session, study_uid, model, question.revision, series.uid)
-    if there is not None:
-        return there, False
+    if (same := jobs.same_work(session, study_uid, model, model_digest, digest)) is not None:
+        return same, False
     new = jobs.NewJob(
         study_uid=study_uid, series_uid=series.uid, model=model, model_digest=model_digest, revision=question.revision,
         rule=question.rule, priority=question.priority, input_digest=digest, calling_ae=series.calling_ae,

@@ -265,13 +265,6 @@ def same_work(session: Session, study_uid: str, model: str, model_digest: str, i
     return None if row is None else to_domain(row)
 
 
-def at_revision(session: Session, study_uid: str, model: str, revision: int, series_uid: str) -> Job | None:
-    """Return the job of this model over this series at this revision, whatever became of it; there is one at most."""
-    mine = (JobRow.study_uid == study_uid) & (JobRow.model == model) & (JobRow.revision == revision)
-    row = session.scalars(select(JobRow).where(mine, JobRow.series_uid == series_uid)).one_or_none()
-    return None if row is None else to_domain(row)
-
-
 def cancel(session: Session, job_id: str, *, who: str, at: datetime) -> Job:
     """End a job on a person's word, whoever holds it; what was not sent yet stays here."""
     job = get(session, job_id)
