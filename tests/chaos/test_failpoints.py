@@ -81,7 +81,8 @@ def test_nothing_is_lost_wherever_it_happens(point: str, action: str, scene: Sce
         scene.talker.end(study)
         scene.talker.ask(study)
     wait_for(f"{point} to be reached", lambda: list(hits.glob("*")) if hits.is_dir() else [], limit=60)
-    wait_for("all to come to rest", lambda: at_rest(scene.stand), limit=150)
+    runs = 3 if point.startswith(DECLINED) else 2  # of the model: the killed one again, there with the next series
+    wait_for("all to come to rest", lambda: at_rest(scene.stand), limit=75 * runs)
     verdict = judge(scene.stand, scene.ledger, scene.talker.said)
     assert verdict.is_clean, verdict
     wanted = ["done", "not_applicable"] if point.startswith(DECLINED) else ["done"]
