@@ -107,16 +107,6 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))
 
 
-def _declined(why: NotApplicable) -> ModelNotApplicable:
-    """Return what the model says, with its picture as PNG; a picture that is none takes nothing from what it says."""
-    if why.picture is None:
-        return ModelNotApplicable(str(why))
-    try:
-        return ModelNotApplicable(str(why), picture=encode_declined(why.picture))
-    except ValueError as fault:
-        return ModelNotApplicable(str(why), not_shown=str(fault))
-
-
 def choose_device(wanted: str) -> str:
     """Return the torch device to use: the GPU where there is one, unless the settings say otherwise."""
     import torch  # takes seconds; only the child needs it
@@ -185,6 +175,16 @@ def _check(findings: Findings, series: LoadedSeries, card: Card) -> None:
         if not one.mask.any():
             raise OutputInvalid(f"the model's mask {one.key!r} is empty")
     check_body_side(series.volume, findings, card)
+
+
+def _declined(why: NotApplicable) -> ModelNotApplicable:
+    """Return what the model says, with its picture as PNG; a picture that is none takes nothing from what it says."""
+    if why.picture is None:
+        return ModelNotApplicable(str(why))
+    try:
+        return ModelNotApplicable(str(why), picture=encode_declined(why.picture))
+    except ValueError as fault:
+        return ModelNotApplicable(str(why), not_shown=str(fault))
 
 
 class InferenceChild:
