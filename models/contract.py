@@ -20,7 +20,14 @@ Mask = NDArray[np.bool_]  # (z, y, x)
 
 
 class NotApplicable(Exception):
-    """The volume is not of the kind that this model is made for; the message is the reason, for people."""
+    """The volume is not of the kind that this model is made for; the message is the reason, for people.
+
+    *picture* shows what was seen, in RGB (y, x, 3), where there is something to show.
+    """
+
+    def __init__(self, reason: str, *, picture: NDArray[np.uint8] | None = None) -> None:
+        super().__init__(reason)
+        self.picture = picture
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

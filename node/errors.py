@@ -87,7 +87,14 @@ class InputInvalid(Permanent):
 
 
 class ModelNotApplicable(Permanent):
-    """The model says that this input is not of its kind."""
+    """The model says that this input is not of its kind.
+
+    *picture* is a PNG of what it saw, empty where it shows nothing; *not_shown* says why what it shows cannot be kept.
+    """
+
+    def __init__(self, reason: str, *, picture: bytes = b"", not_shown: str = "") -> None:
+        super().__init__(reason)
+        self.picture, self.not_shown = picture, not_shown
 
 
 class OutputInvalid(Permanent):

@@ -21,6 +21,7 @@ from node.failpoints import reach
 from node.part import PART, Part, told
 
 _STALE_PART = 3600.0  # seconds; longer than any instance takes to arrive
+DECLINED_PICTURE = "declined.png"  # among the pictures of a job: what its model declined
 RESULTS_OF = "results/{}"  # the name of all that was kept of a job's results
 _REMEMBERED = 10_000  # folders; a forgotten one is synced once more
 
@@ -101,6 +102,18 @@ class Store:
         except OSError as why:
             raise StoreFull(f"the store could not freeze a result set: {why.strerror or why}") from why
         return [f"{folder}/{name}" for name, _ in files]
+
+    def put_declined(self, job_id: str, data: bytes) -> None:
+        """Keep what shows why a model declined as the one picture of its job; StoreFull where it cannot be kept."""
+        folder = self.pictures(job_id)
+        try:
+            self._check_room(len(data))
+            self._put(folder / DECLINED_PICTURE, data)
+            for other in folder.iterdir():  # of an attempt that died
+                if other.name != DECLINED_PICTURE:
+                    other.unlink()
+        except OSError as why:
+            raise StoreFull(f"the store could not keep a picture: {why.strerror or why}") from why
 
     def path(self, name: str) -> Path:
         """Return where *name* lies; refuse names that lead out of the store."""

@@ -15,7 +15,7 @@ from node.db.studies import Choice
 from node.domain.job import ENDED, HELD, Event, Job, JobState
 from node.domain.pause import is_paused
 from node.domain.result import Delivery, DeliveryState
-from node.domain.study import Series, Study, StudyState
+from node.domain.study import DECLINED, Series, Study, StudyState
 from node.domain.waits import span
 
 _J, _D = JobState, DeliveryState
@@ -126,6 +126,8 @@ def _choice(choice: Choice, series: Series | None) -> str:
     else:
         number = series.number if series.number is not None else "without a number"
         named = f"{number} ({series.modality or 'no modality'}, {_count(series.instances, 'image')})"
+    if choice.reason.startswith(DECLINED):
+        return f"rule {choice.rule} took series {named} for {choice.model}, but {choice.reason}"
     if choice.reason:
         return f"rule {choice.rule} refused series {named}: {choice.reason}"
     return f"rule {choice.rule} took series {named} for {choice.model}"
@@ -141,6 +143,7 @@ _JOB_WORDS: dict[str, Callable[[Event], str]] = {
     "done": lambda _: "is done: every peer has every result",
     "retried": lambda _: "is run again on a person's word",
     "delivery retried": lambda _: "is sent again on a person's word",
+    "next series": lambda e: f"goes on to the next series: {e.detail}",
     "still valid": lambda e: f"still holds: {e.detail}",
 }
 

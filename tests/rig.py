@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from pydicom import Dataset
 
 from node.bootstrap import Services, build
 from node.db import jobs
@@ -29,6 +30,7 @@ from node.domain.job import ENDED, Job
 from node.settings import load_settings
 from node.store import Store
 from node.supervisor import running_roles
+from node.testing import synthetic_ct
 
 
 def free_port() -> int:
@@ -46,6 +48,17 @@ def wait_for(what: str, true: Callable[[], Any], *, limit: float = 60.0) -> Any:
             return value
         time.sleep(0.1)
     raise AssertionError(f"{what} did not happen within {limit:g} s")
+
+
+def water_beside(study: Dataset, slices: int) -> list[Dataset]:
+    """Return a CT series of nothing but water, of the study that *study* is an image of: ct-lung declines it."""
+    made = synthetic_ct(slices=slices, spacing=(4.0, 4.0, 4.0), series_number=3, uid_prefix=study.StudyInstanceUID[:50])
+    for ds in made:
+        ds.RescaleSlope, ds.RescaleIntercept, ds.PixelData = 1, 0, bytes(len(ds.PixelData))  # 0 HU
+        ds.SeriesInstanceUID = f"{study.StudyInstanceUID[:50]}.3"
+        for name in ("StudyInstanceUID", "PatientID", "PatientName"):
+            setattr(ds, name, study[name].value)
+    return made
 
 
 def put_instance(store: Store, data: bytes, *, study_uid: str, sop_uid: str) -> str:

@@ -38,7 +38,7 @@ from node.errors import (
 )
 from node.failpoints import reach
 from node.logs import failure
-from node.pictures import render_overlays, render_pages
+from node.pictures import encode_declined, render_overlays, render_pages
 from workers import findings_io
 
 log = logging.getLogger(__name__)
@@ -71,10 +71,12 @@ class Ran:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Message:
-    kind: str  # "progress", "ran", "crashed" or a key of _FAILURES
+    kind: str  # "progress", "ran", "not applicable", "crashed" or a key of _FAILURES
     text: str = ""
     fraction: float = 0.0
     ran: Ran | None = None
+    picture: bytes = b""  # of what was declined: PNG
+    not_shown: str = ""  # why there is none
 
 
 def infer(request: Request, models: dict[str, Model], progress: Callable[[float, str], None]) -> Ran:
@@ -90,7 +92,7 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     try:
         findings = models[key].run(series.volume, lambda f, stage: progress(_READING + _MODEL * f, stage))
     except NotApplicable as why:
-        raise ModelNotApplicable(str(why)) from why
+        raise _declined(why) from why
     _check(findings, series, catalogue.card(request.model))
     reach("job.infer")
     placed = on_source_grid(findings, series)
@@ -173,6 +175,16 @@ def _check(findings: Findings, series: LoadedSeries, card: Card) -> None:
         if not one.mask.any():
             raise OutputInvalid(f"the model's mask {one.key!r} is empty")
     check_body_side(series.volume, findings, card)
+
+
+def _declined(why: NotApplicable) -> ModelNotApplicable:
+    """Return what the model says, with its picture as PNG; a picture that is none takes nothing from what it says."""
+    if why.picture is None:
+        return ModelNotApplicable(str(why))
+    try:
+        return ModelNotApplicable(str(why), picture=encode_declined(why.picture))
+    except ValueError as fault:
+        return ModelNotApplicable(str(why), not_shown=str(fault))
 
 
 class InferenceChild:
@@ -270,7 +282,7 @@ def _how(code: int | None) -> str:
 
 
 _FAILURES: dict[str, type[NodeError]] = {
-    "input invalid": InputInvalid, "not applicable": ModelNotApplicable, "output invalid": OutputInvalid,
+    "input invalid": InputInvalid, "output invalid": OutputInvalid,
     "out of memory": OutOfMemory, "GPU out of memory": GpuOutOfMemory,
 }  # fmt: skip
 
@@ -278,6 +290,8 @@ _FAILURES: dict[str, type[NodeError]] = {
 def _answer(message: _Message) -> Ran:
     if message.ran is not None:
         return message.ran
+    if message.kind == "not applicable":
+        raise ModelNotApplicable(message.text, picture=message.picture, not_shown=message.not_shown)
     raise _FAILURES.get(message.kind, ChildDied)(message.text)
 
 
@@ -304,7 +318,7 @@ def _serve_one(connection: Connection, request: Request, models: dict[str, Model
     except InputInvalid as why:
         return _Message(kind="input invalid", text=str(why))
     except ModelNotApplicable as why:
-        return _Message(kind="not applicable", text=str(why))
+        return _Message(kind="not applicable", text=str(why), picture=why.picture, not_shown=why.not_shown)
     except OutputInvalid as why:
         return _Message(kind="output invalid", text=str(why))
     except Exception as why:  # noqa: BLE001  # the outermost frame of this process: told to the parent, which records it

@@ -16,9 +16,10 @@ from node.broker import TASKS, make_app
 from node.db import jobs
 from node.domain.job import Job, JobState
 from node.domain.waits import back_off
-from node.errors import InputInvalid, LeaseLost, Leaving, ModelNotApplicable, NodeError, Permanent
+from node.errors import InputInvalid, LeaseLost, Leaving, ModelNotApplicable, NodeError, Permanent, StoreFull
 from node.failpoints import reach
 from node.logs import failure
+from node.planning import decline
 from workers.ear import Ear
 from workers.inference import InferenceChild
 from workers.pipeline import run_attempt
@@ -82,7 +83,7 @@ def run_most_urgent(
     except InputInvalid as why:
         _end(services, job, JobState.INPUT_INVALID, str(why))
     except ModelNotApplicable as why:
-        _end(services, job, JobState.NOT_APPLICABLE, str(why))
+        _decline(services, job, why)
     except Permanent as why:
         _end(services, job, JobState.FAILED, str(why))
     except Exception as why:  # noqa: BLE001  # the outermost frame: record, and let the sweep try again
@@ -96,6 +97,39 @@ def run_most_urgent(
 def _end(services: Services, job: Job, state: JobState, reason: str) -> None:
     log.info("job ended", extra={**job.fields, "state": str(state), "reason": reason})
     _tell(services, job, lambda session: jobs.end(session, job, state, reason=reason, at=services.now()))
+
+
+def _decline(services: Services, job: Job, why: ModelNotApplicable) -> None:
+    """End a job that its model declined, with what it shows, and plan the next best series: all of it or nothing.
+
+    The picture is written before the commit, and after the fence: a worker that lost its lease writes none.
+    """
+    log.info("job ended", extra={**job.fields, "state": str(JobState.NOT_APPLICABLE), "reason": str(why)})
+
+    def tell(session: Session) -> None:
+        decline(session, job, reason=str(why), now=services.now())
+        reach("declined.recorded")
+        if _keep_picture(services, job, why):
+            jobs.note_picture(session, job)
+        reach("declined.pictured")
+
+    _tell(services, job, tell)
+    reach("declined.committed")
+
+
+def _keep_picture(services: Services, job: Job, why: ModelNotApplicable) -> bool:
+    """Keep what the model shows, and return whether it is kept: a picture that cannot be is no reason to try again."""
+    fault = why.not_shown
+    if why.picture:
+        try:
+            services.store.put_declined(job.id, why.picture)
+        except StoreFull as full:
+            fault = str(full)
+        else:
+            return True
+    if fault:
+        log.warning("the picture of what the model declined is not kept: %s", fault, extra=job.fields)
+    return False
 
 
 def _release(services: Services, job: Job, reason: str) -> None:

@@ -138,8 +138,9 @@ def make_safe(session: Session, *, at: datetime) -> dict[str, int]:
 
 
 def job_ids_with_results(session: Session) -> list[str]:
-    """Return the jobs of which results, and so pictures and findings, may lie in the store."""
-    return list(session.scalars(select(ResultRow.job_id).where(ResultRow.deleted_at.is_(None)).distinct()))
+    """Return the jobs of which results, pictures or findings may lie in the store."""
+    kept = select(ResultRow.job_id).where(ResultRow.deleted_at.is_(None))
+    return list(session.scalars(kept.union(select(JobRow.id).where(JobRow.pictured))))
 
 
 def count_rows(session: Session) -> dict[str, int]:

@@ -37,23 +37,25 @@ class NewJob:
     calling_ae: str
     destinations: tuple[str, ...]
     instance_ids: tuple[int, ...]
-    deadline: timedelta = timedelta(0)  # from now; 0: none
+    deadline: timedelta = timedelta(0)  # after settling; 0: none
+    settled_at: datetime | None = None  # none: now
 
 
-def add(session: Session, new: NewJob, *, at: datetime) -> str:
+def add(session: Session, new: NewJob, *, at: datetime, who: str = "sweep") -> str:
     """Insert a pending job with its inputs, its event and its doorbell; return its id."""
     job_id = str(uuid4())
+    settled = new.settled_at or at
     row = JobRow(
         id=job_id, study_uid=new.study_uid, series_uid=new.series_uid, model=new.model, model_digest=new.model_digest,
         revision=new.revision, rule=new.rule, priority=new.priority, state=JobState.PENDING,
         input_digest=new.input_digest, calling_ae=new.calling_ae, destinations=list(new.destinations),
-        settled_at=at, created_at=at, updated_at=at, not_before=at, rank=rank_of(new.priority, at),
-        deadline_at=at + new.deadline if new.deadline else None,
+        settled_at=settled, created_at=at, updated_at=at, not_before=at, rank=rank_of(new.priority, settled),
+        deadline_at=settled + new.deadline if new.deadline else None,
     )  # fmt: skip
     session.add(row)
     session.flush()
     session.add_all(JobInputRow(job_id=job_id, instance_id=instance) for instance in new.instance_ids)
-    events.record(session, "planned", who="sweep", at=at, detail=f"by rule {new.rule}", job_id=job_id)
+    events.record(session, "planned", who=who, at=at, detail=f"by rule {new.rule}", job_id=job_id)
     events.announce(session, RUN_JOB, job_id, at=at)
     return job_id
 
@@ -127,6 +129,11 @@ def end(session: Session, job: Job, state: JobState, *, reason: str, at: datetim
     """End the attempt for good in *state*, with a reason that a person understands."""
     events.record(session, str(state), who=job.owner, at=at, detail=reason, job_id=job.id)
     return _move(session, job, state, at=at, reason=reason, owner="", lease_until=None, stage="")
+
+
+def note_picture(session: Session, job: Job) -> None:
+    """Write down that the job's folder shows what its model declined: the picture goes when results go."""
+    session.execute(update(JobRow).where(JobRow.id == job.id).values(pictured=True))
 
 
 def give_back(session: Session, job: Job, *, reason: str, at: datetime, wait: timedelta, max_attempts: int) -> Job:

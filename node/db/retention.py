@@ -67,7 +67,8 @@ def _has_inputs() -> ColumnElement[bool]:
 
 def _has_results() -> ColumnElement[bool]:
     job = JobRow.study_uid == StudyRow.uid
-    return exists().where(job, ResultRow.job_id == JobRow.id, ResultRow.deleted_at.is_(None))
+    made = exists().where(job, ResultRow.job_id == JobRow.id, ResultRow.deleted_at.is_(None))
+    return made | exists().where(job, JobRow.pictured)
 
 
 def _lock(session: Session, uid: str, *, before: datetime) -> StudyRow | None:
@@ -98,8 +99,8 @@ def forget_inputs(session: Session, uid: str, *, before: datetime, at: datetime)
 def forget_results(session: Session, uid: str, *, before: datetime, folder: str, at: datetime) -> int:
     """Say of the results of a study that their files are deleted, and note these; return how many results.
 
-    The rows stay: a result that a PACS sends back must still be known as ours. *folder* is the name of a job's
-    results in the store, with "{}" for its id.
+    A picture of what a model declined counts as one. The rows stay: a result that a PACS sends back must still be known
+    as ours. *folder* is the name of a job's results in the store, with "{}" for its id.
     """
     if _lock(session, uid, before=before) is None:
         return 0
@@ -110,11 +111,15 @@ def forget_results(session: Session, uid: str, *, before: datetime, folder: str,
         .values(deleted_at=at, lost_at=None)
         .returning(ResultRow.job_id, ResultRow.size)
     ).all()
-    jobs = sorted({job_id for job_id, _ in rows})
+    shown = session.scalars(
+        update(JobRow).where(JobRow.study_uid == uid, JobRow.pictured).values(pictured=False).returning(JobRow.id)
+    ).all()
+    jobs = sorted({job_id for job_id, _ in rows} | set(shown))
     _note(session, [Garbage(path=folder.format(job), study_uid=uid, job_id=job) for job in jobs], at=at)
-    detail = f"{len(rows)} results, {sum(size for _, size in rows) / 2**20:.1f} MiB: their time was over"
+    pictures = f" and {len(shown)} pictures of what was declined" if shown else ""
+    detail = f"{len(rows)} results, {sum(size for _, size in rows) / 2**20:.1f} MiB{pictures}: their time was over"
     events.record(session, "results deleted", who="sweep", at=at, detail=detail, study_uid=uid)
-    return len(rows)
+    return len(rows) + len(shown)
 
 
 def has_results(session: Session, job_id: str) -> bool:
@@ -153,10 +158,10 @@ def still_nobodys(session: Session, uid: str, garbage: Sequence[Garbage]) -> lis
 
 
 def _is_deleted(session: Session, job_id: str) -> bool:
-    """Whether a job is ended and all of its results are said to be deleted; locks the job."""
-    state = session.scalar(select(JobRow.state).where(JobRow.id == job_id).with_for_update())
+    """Whether a job is ended and all that it left is said to be deleted; locks the job."""
+    job = session.execute(select(JobRow.state, JobRow.pictured).where(JobRow.id == job_id).with_for_update()).one()
     left = select(func.count()).where(ResultRow.job_id == job_id, ResultRow.deleted_at.is_(None))
-    return state in _OVER and session.scalar(left) == 0
+    return job.state in _OVER and not job.pictured and session.scalar(left) == 0
 
 
 def drop_notes(session: Session, garbage: Sequence[Garbage]) -> None:

@@ -61,6 +61,7 @@ class Choice:
     rule: str
     model: str
     reason: str
+    place: int | None = None  # among the series that the rule accepts, the best first, from 0; none: refused
 
 
 def keep_instance(session: Session, kept: Kept, *, wakes: bool) -> bool:
@@ -293,6 +294,12 @@ def lock_open(session: Session, uid: str) -> StudyRow | None:
     return session.scalars(select(StudyRow).where(mine).with_for_update()).one_or_none()
 
 
+def lock_settled(session: Session, uid: str) -> StudyRow | None:
+    """Return the row of a study, locked and as it is now; None where it is open, or its patient is in doubt."""
+    row = session.scalars(select(StudyRow).where(StudyRow.uid == uid).with_for_update()).one()
+    return row if row.state == StudyState.SETTLED else None
+
+
 def look_soon(session: Session, uid: str) -> None:
     """Have the sweep look at a study again: something new is known of it."""
     mine = (StudyRow.uid == uid) & (StudyRow.state == StudyState.OPEN)
@@ -381,9 +388,40 @@ def add_choices(session: Session, study_uid: str, revision: int, choices: Iterab
         session.add(
             ChoiceRow(
                 study_uid=study_uid, revision=revision, series_uid=choice.series_uid,
-                rule=choice.rule, model=choice.model, reason=choice.reason,
+                rule=choice.rule, model=choice.model, reason=choice.reason, place=choice.place,
             )
         )  # fmt: skip
+
+
+def taken_for(session: Session, study_uid: str, revision: int, model: str) -> str | None:
+    """Return the series that *model* is given at this revision; None where it is given none, or has declined all."""
+    mine = _accepted(study_uid, revision, model)
+    return session.scalar(select(ChoiceRow.series_uid).where(mine, ChoiceRow.reason == ""))
+
+
+def accepted_after(session: Session, study_uid: str, revision: int, model: str, series_uid: str) -> list[Series]:
+    """Return the series that suited *model* less well than this one when the study settled, the best first."""
+    mine = _accepted(study_uid, revision, model)
+    place = select(ChoiceRow.place).where(mine, ChoiceRow.series_uid == series_uid).scalar_subquery()
+    uids = session.scalars(
+        select(ChoiceRow.series_uid).where(mine, ChoiceRow.place > place).order_by(ChoiceRow.place)
+    ).all()
+    known = {one.uid: one for one in series_of(session, study_uid)}
+    return [known[uid] for uid in uids]
+
+
+def change_choice(
+    session: Session, study_uid: str, revision: int, model: str, series_uid: str, *, reason: str
+) -> None:
+    """Write down what is said of an accepted series now that the model has seen one; "": it is taken."""
+    mine = _accepted(study_uid, revision, model)
+    session.execute(update(ChoiceRow).where(mine, ChoiceRow.series_uid == series_uid).values(reason=reason))
+
+
+def _accepted(study_uid: str, revision: int, model: str) -> ColumnElement[bool]:
+    """The series of a study that the rule which asks for *model* accepts: of all rules only one does."""
+    mine = (ChoiceRow.study_uid == study_uid) & (ChoiceRow.revision == revision) & (ChoiceRow.model == model)
+    return mine & ChoiceRow.place.is_not(None)
 
 
 def choices_of(session: Session, study_uid: str) -> list[Choice]:
@@ -394,7 +432,9 @@ def choices_of(session: Session, study_uid: str) -> list[Choice]:
         .where(ChoiceRow.study_uid == study_uid, ChoiceRow.revision == newest)
         .order_by(ChoiceRow.series_uid, ChoiceRow.rule)
     )
-    return [Choice(series_uid=r.series_uid, rule=r.rule, model=r.model, reason=r.reason) for r in rows]
+    return [
+        Choice(series_uid=r.series_uid, rule=r.rule, model=r.model, reason=r.reason, place=r.place) for r in rows
+    ]
 
 
 def list_studies(session: Session, *, limit: int = 100, uid: str = "") -> list[Study]:

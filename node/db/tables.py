@@ -135,14 +135,15 @@ class ChoiceRow(Base):
     rule: Mapped[str] = mapped_column(String(64), primary_key=True)
     model: Mapped[str]
     reason: Mapped[str]  # empty: taken
+    place: Mapped[int | None]  # among the series that the rule accepts, the best first, from 0; none: refused
 
 
 class JobRow(Base):
-    """One model asked of one revision of one study."""
+    """One model asked of one revision of one study: of one series, and of the next best where it declines that."""
 
     __tablename__ = "job"
     __table_args__ = (
-        UniqueConstraint("study_uid", "model", "revision"),
+        UniqueConstraint("study_uid", "model", "revision", "series_uid"),
         Index("ix_job_claim", "state", "rank"),
     )
     id: Mapped[str] = mapped_column(String(36), primary_key=True)
@@ -156,6 +157,7 @@ class JobRow(Base):
     rank: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")  # the lowest is claimed first
     deadline_at: Mapped[datetime | None]
     late: Mapped[bool] = mapped_column(default=False, server_default="0")  # its deadline went by, and was told
+    pictured: Mapped[bool] = mapped_column(default=False, server_default="0")  # its folder shows what was declined
     state: Mapped[str] = mapped_column(String(16))
     epoch: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)

@@ -23,7 +23,7 @@ class Rule:
     """One rule: conditions that a series must all meet, the model to run, and where the results go.
 
     An empty condition always holds. A rule that several series of a study meet takes the best of them:
-    most slices first, then thinnest.
+    most slices first, then thinnest; where the model declines that one, the next.
     """
 
     name: str

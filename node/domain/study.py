@@ -35,6 +35,9 @@ class InstanceFacts:
     manufacturer: str = ""
 
 
+DECLINED = "the model declined it"  # how what is said of a series begins that a rule took and its model did not
+
+
 class StudyState(StrEnum):
     """Where a study stands."""
 

@@ -11,12 +11,15 @@ import numpy as np
 from PIL import Image
 
 from node.dicom.context import Pictures
+from node.pictures.declined import encode_declined
 from node.pictures.overlays import render_overlays
 from node.pictures.pages import PAGE, render_pages
 from node.pictures.report import REPORT, write_report
 from node.pictures.words import WARNING
 
-__all__ = ["PAGE", "REPORT", "WARNING", "load_pictures", "render_overlays", "render_pages", "write_report"]
+__all__ = [
+    "PAGE", "REPORT", "WARNING", "encode_declined", "load_pictures", "render_overlays", "render_pages", "write_report",
+]  # fmt: skip
 
 
 def load_pictures(folder: Path) -> Pictures:

@@ -20,7 +20,7 @@ from node.domain.pause import Pause, holds
 from node.domain.result import Delivery
 from node.domain.study import StudyState
 from node.domain.verdict import Verdict
-from node.store import Store
+from node.store import DECLINED_PICTURE, Store
 from node.verdicts import model_version
 from node.web import words
 from node.web.guard import Tokens
@@ -190,7 +190,9 @@ class Pages:
                 "choices": {c.series_uid: c for c in choices if c.model == job.model and c.rule == job.rule},
             }
         pictures = [(name, version) for name, _, version in _pictures(self.store, job.id)]
-        return {**facts, "events": story, "ran_for": words.ran_for(story), "pictures": pictures}
+        declined = [one for one in pictures if one[0] == DECLINED_PICTURE]
+        shown = {"pictures": [one for one in pictures if one not in declined], "declined": declined}
+        return {**facts, "events": story, "ran_for": words.ran_for(story), **shown}
 
     def _models(self) -> dict[str, Any]:
         with self.database.reading() as session:

@@ -90,6 +90,7 @@ _EVENT_WORDS = {
     "failed": "The job failed",
     "input_invalid": "The input cannot be read",
     "not_applicable": "The model does not apply to this input",
+    "next series": "The next best series",
     "cancelled": "The job was cancelled",
     "retried": "The job was started again",
     "superseded": "The job was superseded",

@@ -66,6 +66,11 @@ def at_rest(stand: Stand) -> bool:
     return not (waiting or running or silent) and all(row["state"] != "open" for row in tables["study"])
 
 
+def ends_of(stand: Stand, study_uid: str) -> list[str]:
+    """Return how the jobs of one study stand, sorted."""
+    return sorted(row["state"] for row in _tables(stand)["job"] if row["study_uid"] == study_uid)
+
+
 def _tables(stand: Stand) -> dict[str, list[dict[str, Any]]]:
     services = stand.services()
     try:

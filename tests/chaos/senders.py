@@ -16,6 +16,7 @@ from pynetdicom import AE
 
 from node.domain.uid import UUID_ROOT, derive_uid
 from node.testing import part10, thorax_study
+from tests.rig import water_beside
 
 SHAPE = (24, 96, 96)
 CALLING = "CHAOSCT"
@@ -65,8 +66,8 @@ class Modality:
         self._folder, self._seed, self.ledger = folder, seed, ledger
         self._pattern = [dcmread(file) for file in thorax_study(folder / "pattern", shape=SHAPE)]
 
-    def make(self, number: int) -> Sent:
-        """Return study *number*; every third patient comes twice."""
+    def make(self, number: int, *, water: bool = False) -> Sent:
+        """Return study *number*; every third patient comes twice. With *water*, a series of it has more slices."""
         study_uid = derive_uid(UUID_ROOT, "chaos", str(self._seed), "study", number)
         patient = f"CHAOS-{number - (number % 3 == 2)}"
         folder = self._folder / f"study-{number:04d}"
@@ -83,6 +84,10 @@ class Modality:
             data, file = part10(ds), folder / f"{place:04d}.dcm"
             file.write_bytes(data)
             made.append((str(ds.SOPInstanceUID), file, hashlib.sha256(data_set(data)).hexdigest()))
+        for place, image in enumerate(water_beside(ds, SHAPE[0] + 6) if water else ()):
+            data, file = part10(image), folder / f"water-{place:04d}.dcm"
+            file.write_bytes(data)
+            made.append((str(image.SOPInstanceUID), file, hashlib.sha256(data_set(data)).hexdigest()))
         sent = Sent(number=number, study_uid=study_uid, patient_id=patient, instances=tuple(made))
         self.ledger.sent.append(sent)
         return sent

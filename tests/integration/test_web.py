@@ -13,10 +13,13 @@ from html import unescape
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from node.db import events, jobs, pauses, studies
 from node.domain.job import JobState
+from node.pictures import encode_declined
+from node.planning import decline
 from node.web import words
 from tests.web_scene import CANARY, PATIENT, Scene, fill, new_scene, served
 
@@ -298,6 +301,22 @@ def test_what_is_not_there_says_where_to_look(page: httpx.Client, path: str) -> 
     answer = page.get(path)
     assert answer.status_code == 404
     assert "Look for it in the job table" in answer.text
+
+
+def test_what_a_model_declined_is_shown_beside_its_reason(scene: Scene, page: httpx.Client) -> None:
+    """Above the facts, not among the overlays; its address serves it."""
+    job_id = scene.job()
+    running = scene.start()
+    picture = encode_declined(np.full((4, 6, 3), 90, np.uint8))
+    with scene.database.transaction() as session:
+        decline(session, running, reason="no lung is in view", now=scene.clock())
+        scene.store.put_declined(job_id, picture)
+        jobs.note_picture(session, running)
+    text = page.get(f"/job/{job_id}").text
+    place = re.search(rf'<img src="(/job/{job_id}/pictures/declined\.png\?v=\d+)" alt="What the model declined"', text)
+    assert place is not None and "<h2>Pictures</h2>" not in text
+    assert text.index("no lung is in view") < place.start() < text.index('<dl class="facts">')
+    assert page.get(place[1]).content == picture
 
 
 def test_a_picture_is_served_and_a_page_cannot_leave_its_folder(scene: Scene, page: httpx.Client) -> None:

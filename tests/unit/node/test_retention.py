@@ -13,14 +13,16 @@ import pytest
 from sqlalchemy import func, select, update
 
 from node.care import Care, Found
-from node.db import jobs
+from node.db import copies, jobs
 from node.db import retention as rows
 from node.db.tables import DeliveryRow, GarbageRow, InstanceRow, JobInputRow, ResultRow, VerdictPendingRow
 from node.domain.job import Job, JobState
 from node.errors import StoreFull
 from node.intake import Intake
 from node.part import Part
+from node.planning import decline
 from node.retention import delete_what_is_over
+from node.store import RESULTS_OF
 from node.testing import part10, synthetic_ct
 from tests.unit.node.conftest import SEG_CLASS, World
 
@@ -95,6 +97,49 @@ def test_inputs_and_results_have_days_of_their_own(sqlite_world: World) -> None:
     sqlite_world.clock.advance(10 * DAY)
     assert care(sqlite_world, keep_inputs_days=7, keep_results_days=100) == 4
     assert [name.split("/")[0] for name in files(sqlite_world)] == ["results"]
+
+
+def test_what_a_model_declined_is_shown_for_as_long_as_results_are_kept(world: World) -> None:
+    """Its picture goes with its study's results, though there are none; then nothing is left to look for."""
+    world.keep(*synthetic_ct(slices=4))
+    world.settle()
+    job = world.start()
+    with world.database.transaction() as session:
+        decline(session, job, reason="no lung", now=world.clock())
+        world.store.put_declined(job.id, b"picture")
+        jobs.note_picture(session, job)
+    name = f"results/{job.id}/pictures/declined.png"
+    with world.database.reading() as session:
+        assert copies.job_ids_with_results(session) == [job.id]
+    world.clock.advance(10 * DAY)
+    assert care(world, keep_inputs_days=7, keep_results_days=100) == 4
+    assert files(world) == [name]
+    world.clock.advance(91 * DAY)
+    assert care(world, keep_results_days=100) == 1
+    assert files(world) == [] and not world.store.pictures(job.id).exists()
+    assert "1 pictures" in world.story(study_uid=STUDY)[-1].detail
+    assert care(world, keep_results_days=100) == 0
+    assert [event.what for event in world.story(study_uid=STUDY)].count("results deleted") == 1
+
+
+def test_the_picture_of_a_job_that_runs_again_and_is_declined_again_stays(sqlite_world: World) -> None:
+    """Its time was over, its file not yet deleted: the note of that is void."""
+    world = sqlite_world
+    world.keep(*synthetic_ct(slices=4))
+    world.settle()
+    job = world.start()
+    with world.database.transaction() as session:
+        decline(session, job, reason="no lung", now=world.clock())
+        world.store.put_declined(job.id, b"picture")
+        jobs.note_picture(session, job)
+    world.clock.advance(40 * DAY)
+    with world.database.transaction() as session:
+        before = world.clock() - timedelta(days=30)
+        assert rows.forget_results(session, STUDY, before=before, folder=RESULTS_OF, at=world.clock()) == 1
+    with world.database.transaction() as session:
+        jobs.note_picture(session, job)
+    assert care(world, keep_inputs_days=0) == 0 and count(world, GarbageRow) == 0
+    assert f"results/{job.id}/pictures/declined.png" in files(world)
 
 
 def _failed(world: World) -> None:

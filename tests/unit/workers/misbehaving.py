@@ -5,10 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from typing import Any
 
 import numpy as np
 
-from models.contract import Findings, Model, Progress, Segment, Volume
+from models.contract import Findings, Model, NotApplicable, Progress, Segment, Volume
+
+SHOWN = np.arange(5 * 7 * 3, dtype=np.uint8).reshape(5, 7, 3)  # (y, x, 3)
+DECLINES: dict[str, Any] = {
+    "declines": None, "declines and shows": SHOWN,
+    "declines and shows too much": np.zeros((3000, 2, 3), np.uint8),
+    "declines and shows what is no picture": np.zeros((4, 4), np.float32),
+}  # fmt: skip
 
 
 class Misbehaving:
@@ -37,6 +45,8 @@ class Misbehaving:
             raise MemoryError
         if self._how == "fills the GPU":
             raise OutOfMemoryError
+        if self._how in DECLINES:
+            raise NotApplicable("no lung is in view", picture=DECLINES[self._how])
         if self._how == "empty":
             return _one_segment(np.zeros(volume.voxels.shape, dtype=bool))
         if self._how == "wrong shape":

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from models.contract import Findings, Segment
-from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, OutOfMemory, OutputInvalid
+from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, ModelNotApplicable, OutOfMemory, OutputInvalid
 from node.testing import synthetic_ct, write_series
 from tests.unit.workers import misbehaving
 from workers import inference
@@ -100,6 +102,23 @@ def test_output_that_is_no_result_is_refused(
     with pytest.raises(OutputInvalid, match=words):
         ask(child, series, how, tmp_path)
     assert not (tmp_path / "findings.json").exists()
+
+
+def test_a_model_that_declines_says_why_and_shows_what_it_saw(
+    child: InferenceChild, series: tuple[Path, ...], tmp_path: Path
+) -> None:
+    """The picture comes over as PNG, pixel by pixel; what is none, or too large, is left out and the reason stays."""
+    said: dict[str, ModelNotApplicable] = {}
+    for how in ("", " and shows", " and shows too much", " and shows what is no picture"):
+        with pytest.raises(ModelNotApplicable, match=r"^no lung is in view$") as caught:
+            ask(child, series, f"declines{how}", tmp_path)
+        said[how] = caught.value
+    with Image.open(io.BytesIO(said[" and shows"].picture)) as picture:
+        assert picture.format == "PNG" and np.array_equal(np.asarray(picture), misbehaving.SHOWN)
+    assert [one.picture for how, one in said.items() if how != " and shows"] == [b"", b"", b""]
+    assert (said[""].not_shown, said[" and shows"].not_shown) == ("", "")
+    assert said[" and shows too much"].not_shown == "a picture has 1 to 2048 pixels a side, not 3000 x 2"
+    assert said[" and shows what is no picture"].not_shown == "a picture holds 8-bit values, not float32"
 
 
 def test_the_child_has_no_settings_of_the_node(
