@@ -16,7 +16,8 @@ from models.sampling import Grid, Values, neighbours, normalised
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _SPACING = (3.0, 3.0, 3.0)  # mm (z, y, x): what the network was trained on
 _SMALLEST = 128  # samples a side: the network has seen no smaller picture, so air is put about a small field
-_TOGETHER = 8  # slices in one forward pass
+_TOGETHER = {"cpu": 2}  # slices in one forward pass: what more there is falls out of a processor's cache
+_TOGETHER_ELSEWHERE = 16
 _LEAST_ML = 40.0  # of lung, worth calling a chest
 
 
@@ -25,6 +26,7 @@ class LungModel:
 
     def __init__(self, network: UNet, device: str) -> None:
         self._network, self._device = network, device
+        self._together = _TOGETHER.get(device, _TOGETHER_ELSEWHERE)
 
     def run(self, volume: Volume, progress: Progress) -> Findings:
         """Return a segment for each lung in view; NotApplicable where there is none."""
@@ -61,11 +63,12 @@ class LungModel:
         voxels = np.pad(normalised(hounsfield), [(0, 0), *ends], constant_values=-1.0)
         found = np.empty(hounsfield.shape, np.uint8)
         count = self._network.settings.in_channels
-        for first in range(0, len(voxels), _TOGETHER):
-            last = min(first + _TOGETHER, len(voxels))
+        for first in range(0, len(voxels), self._together):
+            last = min(first + self._together, len(voxels))
             stacks = np.stack([neighbours(voxels, z, count) for z in range(first, last)])
             with torch.inference_mode():
-                logits = self._network(torch.from_numpy(stacks).to(self._device))
+                images = torch.from_numpy(stacks).to(self._device).contiguous(memory_format=torch.channels_last)
+                logits = self._network(images)  # channels last: a third less time on a processor
             seen = logits.argmax(dim=1).byte().cpu().numpy()
             found[first:last] = seen[:, top : top + height, start : start + width]
             progress(0.05 + 0.6 * last / len(voxels), "looking at slices")

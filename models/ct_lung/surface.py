@@ -11,19 +11,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.contract import Mask, Volume
-from models.lungs import (
-    ball,
-    closed,
-    components,
-    dilated,
-    enclosed_by,
-    filled,
-    is_left,
-    largest,
-    left_and_right,
-    parted_air,
-    two_parts,
-)
+from models.lungs import enclosed_by, is_left, left_and_right, parted_air, two_parts
+from models.masks import Box, ball, box_around, closed, components, dilated, filled, largest
 from models.sampling import Grid, Values
 
 Classes = NDArray[np.uint8]  # (z, y, x): 0 none, 1 left lung, 2 right lung, 3 airways
@@ -99,33 +88,32 @@ def on_the_scan(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume
 
     *other* is the other lung and *tubes* are the airways, all on the network's grid.
     """
-    masks = np.zeros(volume.voxels.shape, dtype=bool)
+    found = np.zeros(volume.voxels.shape, dtype=bool)
     if not lung.any():
-        return masks
+        return found
     spacing = tuple(mm * step for mm, step in zip(volume.spacing, grid.step, strict=True))
+    box = box_around(lung, tuple(int(np.ceil(_REACH / mm)) + 1 for mm in spacing))
+    lung, other, tubes = lung[box], other[box], tubes[box]
     core = filled(closed(lung, 5.0, spacing), spacing[1] * spacing[2])
     inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
     near = dilated(lung, _REACH, spacing) & ~ndimage.binary_dilation(tubes) & ~other
-    for z in np.flatnonzero(_nearest_slices(near.any(axis=(1, 2)), grid)).tolist():
-        aerated = volume.voxels[z] < _AERATED
-        masks[z] = _nearest(inside, grid, z) | (_nearest(near, grid, z) & aerated)
-    return largest(filled(masks, volume.spacing[1] * volume.spacing[2]))
+    fine, samples = _nearest(grid, box)
+    z, y, x = samples
+    here, values = found[fine], volume.voxels[fine]
+    for place, sample in enumerate(z.tolist()):
+        thin = values[place] < _AERATED
+        here[place] = inside[sample][np.ix_(y, x)] | (near[sample][np.ix_(y, x)] & thin)
+    found[fine] = largest(filled(here, volume.spacing[1] * volume.spacing[2]))
+    return found
 
 
-def _nearest(mask: Mask, grid: Grid, z: int) -> Mask:
-    """Return slice *z* of the volume, of a *mask* on the network's grid: each voxel has its nearest sample."""
-    along_z, along_y, along_x = (_places(grid, axis) for axis in range(3))
-    picked: Mask = mask[along_z[z]][np.ix_(along_y, along_x)]
-    return picked
-
-
-def _nearest_slices(slices: NDArray[np.bool_], grid: Grid) -> NDArray[np.bool_]:
-    picked: NDArray[np.bool_] = slices[_places(grid, 0)]
-    return picked
-
-
-def _places(grid: Grid, axis: int) -> NDArray[np.intp]:
-    """Return of each voxel of the volume along *axis* the number of its nearest sample."""
-    at = (np.arange(grid.source[axis]) - grid.start[axis]) / grid.step[axis]
-    places: NDArray[np.intp] = np.clip(np.rint(at), 0, grid.shape[axis] - 1).astype(np.intp)
-    return places
+def _nearest(grid: Grid, box: Box) -> tuple[Box, list[NDArray[np.intp]]]:
+    """Return the voxels whose nearest sample lies in *box* of the grid and, along each axis, which sample of it."""
+    fine, samples = list[slice](), list[NDArray[np.intp]]()
+    for axis, part in enumerate(box):
+        at = (np.arange(grid.source[axis]) - grid.start[axis]) / grid.step[axis]
+        nearest = np.clip(np.rint(at), 0, grid.shape[axis] - 1).astype(np.intp)
+        first, stop = np.searchsorted(nearest, (part.start, part.stop)).tolist()
+        fine.append(slice(first, stop))
+        samples.append(nearest[first:stop] - part.start)
+    return tuple(fine), samples

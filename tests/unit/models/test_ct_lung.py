@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from models import catalogue
 from models.contract import Mask, NotApplicable, Volume
@@ -14,6 +15,7 @@ from models.evaluate.labels import read_label
 from models.evaluate.metrics import dice
 from models.evaluate.perturb import PERTURBATIONS, Scene
 from models.generator import LEFT_LUNG, RIGHT_LUNG, Wish, draw_body
+from models.masks import closed, dilated, filled, largest
 from models.network import read_facts
 from models.phantom import thorax_phantom
 from models.sampling import Grid, Values
@@ -22,6 +24,7 @@ from node.dicom.reader import read_series
 from .conftest import quiet
 
 SPACING = (5.0, 2.8, 2.8)  # mm: as wide as the network's own, so the phantom's grid may stand for it
+AFFINE = np.array([[0.0, 0.0, 1.4, 0.0], [0.0, 1.4, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 WEIGHTS = Path(catalogue.__file__).parent / "ct_lung" / "weights.safetensors"
 
 
@@ -98,6 +101,33 @@ def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> 
     found = on_the_scan(left, right, classes == AIRWAYS, grid, volume)
     assert dice(found, phantom.left_lung) > 0.985
     assert not (found & phantom.right_lung).any()
+
+
+def over_all(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume) -> Mask:
+    """Return what `on_the_scan` promises, worked out over the whole volume."""
+    core = filled(closed(lung, 5.0, SPACING), SPACING[1] * SPACING[2])
+    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
+    near = dilated(lung, 6.0, SPACING) & ~ndimage.binary_dilation(tubes) & ~other
+    ends = zip(grid.source, grid.shape, grid.start, grid.step, strict=True)
+    places = np.ix_(*(np.clip(np.rint((np.arange(n) - a) / s), 0, m - 1).astype(int) for n, m, a, s in ends))
+    drawn = inside[places] | (near[places] & (volume.voxels < -300.0))
+    return largest(filled(drawn, volume.spacing[1] * volume.spacing[2]))
+
+
+@pytest.mark.parametrize("at", [(slice(8, 17), slice(9, 25), slice(10, 22)), (slice(12, 20), slice(18, 30), slice(12))])
+def test_the_box_about_a_lung_changes_no_voxel(at: tuple[slice, ...]) -> None:
+    """In the middle of the images and cut by three borders: as over the whole volume."""
+    rng = np.random.default_rng(5)
+    volume = Volume(
+        voxels=rng.normal(-400.0, 300.0, (50, 61, 62)).astype(np.float32), affine=AFFINE
+    )
+    grid = Grid.over(volume, SPACING)
+    lung, other = np.zeros((2, *grid.shape), dtype=bool)
+    lung[at] = rng.random(lung[at].shape) < 0.9
+    other[at[0], :, at[2].stop + 1 :] = True
+    tubes = (rng.random(grid.shape) < 0.02) & ~lung & ~other
+    found = on_the_scan(lung, other, tubes, grid, volume)
+    assert found.any() and np.array_equal(found, over_all(lung, other, tubes, grid, volume))
 
 
 def test_a_small_field_of_view_is_no_obstacle() -> None:
