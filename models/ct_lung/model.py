@@ -29,7 +29,7 @@ class LungModel:
         self._together = _TOGETHER.get(device, _TOGETHER_ELSEWHERE)
 
     def run(self, volume: Volume, progress: Progress) -> Findings:
-        """Return a segment for each lung in view; NotApplicable where there is none."""
+        """Return a segment for each lung in view; NotApplicable where there is none, or one of an unknown side."""
         left, right = self.lungs(volume, progress)
         segments = tuple(
             Segment(key=key, mask=mask, volume_ml=float(mask.sum()) * volume.voxel_ml)
@@ -39,7 +39,10 @@ class LungModel:
         return Findings(segments=segments, remarks=remarks(left, right))
 
     def lungs(self, volume: Volume, progress: Progress) -> tuple[Mask, Mask]:
-        """Return the left and the right lung (z, y, x); NotApplicable where *volume* shows none."""
+        """Return the left and the right lung (z, y, x); NotApplicable where *volume* shows none.
+
+        Also where it shows one, and not which.
+        """
         if volume.modality != "CT":
             raise NotApplicable(f"lungs are looked for on CT, not on {volume.modality or 'an unknown modality'}")
         grid = Grid.over(volume, _SPACING)
@@ -49,7 +52,7 @@ class LungModel:
         field = lung_field(classes, hounsfield, _SPACING)
         if float(field.sum()) * float(np.prod(_SPACING)) / 1000.0 < _LEAST_ML:
             raise NotApplicable("no air-filled lung is in view")
-        left, right = sides(field, classes, hounsfield, _SPACING)
+        left, right = sides(field, classes, _SPACING)
         progress(0.8, "following the surface")
         tubes = (classes == AIRWAYS) & ~field
         fine = [on_the_scan(one, other, tubes, grid, volume) for one, other in ((left, right), (right, left))]

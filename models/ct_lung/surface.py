@@ -1,6 +1,6 @@
 """From what the network takes each sample for to two lungs on the scan's own voxels.
 
-The network knows what is lung and on which side; that air hangs together, and where it ends, the scan itself says
+The network knows what is lung and where the airways are; that air hangs together, and where it ends, the scan itself says
 better. So pieces of air are taken or left whole, by what the network sees in most of them.
 """
 
@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from models.contract import Mask, Volume
-from models.lungs import enclosed_by, is_left, left_and_right, parted_air, two_parts
+from models.contract import Mask, NotApplicable, Volume
+from models.lungs import enclosed_by, left_and_right, parted_air, two_parts
 from models.masks import Box, ball, box_around, closed, components, dilated, filled, largest
 from models.sampling import Grid, Values
 
@@ -24,7 +24,9 @@ _INSIDE = 0.6  # share of a piece between tissue on two sides: a cushion's foam 
 _MOSTLY = 0.5  # share of a piece of air that the network has to take for lung
 _SMALLEST_ML = 2.0  # a piece of lung worth drawing
 _BOTH = 0.2  # share of one piece that the network has to give to each side to have it cut in two
-_SURE = 0.9  # share of the votes that settles the side of a lone lung
+_SURE = 0.95  # share of the votes that tells the side of a lone lung; at 0.9 some are wrong
+_AIRWAYS_ML = 2.0  # of airways that tell it: less may be a bronchus inside the lung, or a stray sample
+_BESIDE = 10.0  # mm from the middle of the lung to that of the airways, at least
 _SIDE_BY_SIDE = 60.0  # mm between the middles of two lungs, at least
 _REACH = 6.0  # mm beyond the coarse surface in which voxels may still be lung
 
@@ -51,30 +53,39 @@ def lung_field(classes: Classes, hounsfield: Values, spacing: tuple[float, ...])
     return chosen
 
 
-def sides(field: Mask, classes: Classes, hounsfield: Values, spacing: tuple[float, ...]) -> tuple[Mask, Mask]:
+def sides(field: Mask, classes: Classes, spacing: tuple[float, ...]) -> tuple[Mask, Mask]:
     """Return the left and the right lung of *field*: parted where it is thinnest, and named by where they lie.
 
-    Only of a lone lung the network's votes tell the side, or, where they waver, the tissue beside it.
+    A lone lung is named by the airways beside it and by the network's votes. NotApplicable where both are silent, or
+    where they disagree: a lung of the wrong side is worse than none.
     """
     first, second = two_parts(field, spacing, float(np.prod(spacing)) / 1000.0)
     if second is not None:
         return left_and_right(first, second)
     votes = [field & (classes == side) for side in (LEFT, RIGHT)]
-    return _one_or_two(field, votes, hounsfield, classes == AIRWAYS, spacing)
-
-
-def _one_or_two(
-    field: Mask, votes: list[Mask], hounsfield: Values, airways: Mask, spacing: tuple[float, ...]
-) -> tuple[Mask, Mask]:
-    """Return left and right lung of a field in one piece: mostly the one or the other is empty."""
     share = int(votes[0].sum()) / max(1, sum(int(one.sum()) for one in votes))
     if _BOTH <= share <= 1.0 - _BOTH and _apart(votes, spacing) >= _SIDE_BY_SIDE:
         nearest = ndimage.distance_transform_edt(~(votes[0] | votes[1]), return_distances=False, return_indices=True)
         left = field & votes[0][tuple(nearest)]
         return left, field & ~left
-    lies_left = share > 0.5 if not 1.0 - _SURE < share < _SURE else is_left(field, hounsfield, airways)
     empty = np.zeros_like(field)
-    return (field, empty) if lies_left else (empty, field)
+    return (field, empty) if _lies_left(field, share, classes == AIRWAYS, spacing) else (empty, field)
+
+
+def _lies_left(lung: Mask, share: float, airways: Mask, spacing: tuple[float, ...]) -> bool:
+    """Return whether a lone *lung* is the left one, with a *share* of the votes for it.
+
+    Airways lie in the middle of the chest, so to the right of a left lung. What the images cut, and where most of the
+    tissue lies, tells nothing: crops of a lung differ too much.
+    """
+    said = {True} if share >= _SURE else {False} if share <= 1.0 - _SURE else set[bool]()
+    if float(airways.sum()) * float(np.prod(spacing)) / 1000.0 >= _AIRWAYS_ML:
+        away = float(ndimage.center_of_mass(lung)[2]) - float(ndimage.center_of_mass(airways)[2])
+        if abs(away) * spacing[2] >= _BESIDE:
+            said.add(away > 0.0)
+    if len(said) != 1:
+        raise NotApplicable("one lung is in view, and it cannot be told whether it is the left or the right one")
+    return said.pop()
 
 
 def _apart(votes: list[Mask], spacing: tuple[float, ...]) -> float:

@@ -72,22 +72,45 @@ def test_two_lungs_are_named_by_where_they_lie_whatever_the_network_says(seen: t
     wavering[40:][classes[40:] == LEFT] = RIGHT
     crossed = np.choose(classes, [0, RIGHT, LEFT]).astype(np.uint8)
     for said in (wavering, crossed):
-        left, right = sides(field, said, values, SPACING)
+        left, right = sides(field, said, SPACING)
         assert dice(left, classes == LEFT) > 0.95 and dice(right, classes == RIGHT) > 0.95
 
 
-@pytest.mark.parametrize("sure", [True, False])
-def test_a_lone_lung_has_the_side_of_sure_votes_or_of_the_tissue_beside_it(
-    sure: bool, seen: tuple[Classes, Values]
-) -> None:
-    """Cut in the middle of the body, the left lung is the left one: its image ends at the mediastinum."""
+def left_alone(seen: tuple[Classes, Values]) -> tuple[Mask, Classes]:
+    """Return the phantom's left half: its lung, and all of it called left by the network, without airways."""
     classes, values = (np.ascontiguousarray(one[:, :, 69:]) for one in seen)
     field = lung_field(classes, values, SPACING)
-    said = np.where(field, RIGHT, 0).astype(np.uint8)
-    if not sure:
-        said[:20][field[:20]] = LEFT
-    left, right = sides(field, said, values, SPACING)
-    assert (right if sure else left).sum() == field.sum()
+    return field, np.where(field, LEFT, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("wavering", "airways", "side"),
+    [(False, 0, LEFT), (False, 8, LEFT), (True, 8, LEFT), (True, 0, None), (True, 1, None)],
+    ids=["votes", "both", "airways", "neither", "a stray sample"],
+)
+def test_a_lone_lung_has_the_side_that_votes_or_airways_tell_or_is_declined(
+    wavering: bool, airways: int, side: int | None, seen: tuple[Classes, Values]
+) -> None:
+    """Airways lie to the right of a left lung; a sample or two of them tell nothing."""
+    field, said = left_alone(seen)
+    if wavering:
+        said[:22][field[:22]] = RIGHT
+    said[30 : 30 + airways, 60 : 60 + airways, :airways] = AIRWAYS
+    if side is None:
+        with pytest.raises(NotApplicable, match="cannot be told"):
+            sides(field, said, SPACING)
+    else:
+        left, right = sides(field, said, SPACING)
+        assert left.sum() == field.sum() and not right.any()
+
+
+def test_a_lone_lung_is_declined_where_votes_and_airways_disagree(seen: tuple[Classes, Values]) -> None:
+    """All votes for the right lung, and airways to the right of it: a mark on the wrong side is worse than none."""
+    field, said = left_alone(seen)
+    said[field] = RIGHT
+    said[30:38, 60:68, :8] = AIRWAYS
+    with pytest.raises(NotApplicable, match="cannot be told"):
+        sides(field, said, SPACING)
 
 
 def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> None:
