@@ -1,6 +1,6 @@
 """From what the network takes each sample for to two lungs on the scan's own voxels.
 
-The network knows what is lung and where the airways are; that air hangs together, and where it ends, the scan itself says
+The network knows what is lung and where the airways are; that air hangs together, and where it ends, the scan says
 better. So pieces of air are taken or left whole, by what the network sees in most of them.
 """
 
