@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.contract import Mask, NotApplicable, Progress, Volume
+from models.masks import Labels, ball, box_around, closed, components, dilated, filled, largest
 
 Grid = NDArray[np.float32]  # (z, y, x)
-Labels = NDArray[np.int32]
 
 _COARSE = 2.8  # mm, about: voxels of the coarse grid
 _AERATED = -400.0  # HU: thinner than this is air or lung
@@ -26,7 +26,6 @@ _GAS = -940.0  # HU after smoothing: thinner than lung, but for emphysema
 _LUNG_MEDIAN = (-945.0, -520.0)  # HU: the median of any aerated lung lies between
 _SMALLEST_ML = 40.0  # a part of a lung worth calling one
 _AIRWAYS_ML = 120.0  # trachea and main bronchi hold less; more means that the growth broke into the lung
-_LARGEST_HOLE = 700.0  # mm2 in an axial slice: the widest vessel is about 30 mm across
 _SMALL_SHARE = 0.12  # a second lung smaller than this share of both is a part of the first
 
 
@@ -81,39 +80,6 @@ def _grow(mask: Mask, steps: tuple[int, int, int], shape: tuple[int, ...]) -> Ma
     return mask[: shape[0], : shape[1], : shape[2]]
 
 
-def components(mask: Mask) -> tuple[Labels, NDArray[np.int64]]:
-    """Return the connected components of *mask* and the number of voxels of each label; label 0 is outside."""
-    labels, _ = ndimage.label(mask)
-    return labels, np.bincount(labels.ravel())
-
-
-def ball(radius: float, spacing: tuple[float, ...]) -> Mask:
-    """Return a ball of *radius* mm as a structuring element."""
-    reach = [int(radius / mm) for mm in spacing]
-    grid = np.ogrid[tuple(slice(-n, n + 1) for n in reach)]
-    distance = sum(((axis * mm) ** 2 for axis, mm in zip(grid, spacing, strict=True)), np.float64(0))
-    return np.asarray(distance <= radius**2)
-
-
-def dilated(mask: Mask, radius: float, spacing: tuple[float, ...]) -> Mask:
-    """Return *mask* grown by *radius* mm; exact, through the distance to it."""
-    if not mask.any():
-        return mask.copy()
-    grown: Mask = ndimage.distance_transform_edt(~mask, sampling=spacing) <= radius
-    return grown
-
-
-def closed(mask: Mask, radius: float, spacing: tuple[float, ...]) -> Mask:
-    """Return *mask* with gaps narrower than twice *radius* mm closed."""
-    if not mask.any():
-        return mask.copy()
-    margin = [int(np.ceil(radius / mm)) + 1 for mm in spacing]
-    padded = np.pad(mask, [(n, n) for n in margin])
-    grown = ndimage.distance_transform_edt(~padded, sampling=spacing) <= radius
-    shrunk = ndimage.distance_transform_edt(grown, sampling=spacing) > radius
-    inner = tuple(slice(n, -n) for n in margin)
-    result: Mask = shrunk[inner] | mask
-    return result
 
 
 def parted_air(coarse: Grid, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask, Mask]:
@@ -267,14 +233,24 @@ def left_and_right(first: Mask, second: Mask) -> tuple[Mask, Mask]:
 
 def two_parts(field: Mask, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask | None]:
     """Part *field* where it is thinnest, until two lungs remain that lie side by side; one where there is one."""
+    box = box_around(field, 1)
+    pair = _parted(field[box], spacing, voxel_ml)
+    if pair is None:
+        return field, None
+    first, second = np.zeros_like(field), np.zeros_like(field)
+    first[box], second[box] = pair
+    return first, second
+
+
+def _parted(field: Mask, spacing: tuple[float, ...], voxel_ml: float) -> tuple[Mask, Mask] | None:
+    depth = ndimage.distance_transform_edt(field, sampling=spacing)  # at the border of the images it goes on
     for radius in (0.0, 2.5, 4.5, 6.5, 9.0, 12.0):
-        core = field if not radius else ndimage.distance_transform_edt(field, sampling=spacing) > radius
-        labels, sizes = components(core)
+        labels, sizes = components(depth > radius)
         order = np.argsort(sizes[1:])[::-1] + 1
         pair = _side_by_side(labels, sizes, order, spacing)
         if pair is not None:
             return _share_out(field, labels, pair, spacing, voxel_ml)
-    return field, None
+    return None
 
 
 def _side_by_side(
@@ -331,7 +307,7 @@ def _refine(
     full = np.zeros(voxels.shape, dtype=bool)
     if not lung.any():
         return full
-    box = _box_around(lung, 4)
+    box = box_around(lung, 4)
     inner = lung[box]
     core = filled(closed(inner, 5.0, spacing), spacing[1] * spacing[2])
     tubes = ndimage.binary_dilation(airways[box])
@@ -345,29 +321,6 @@ def _refine(
     return full
 
 
-def _box_around(mask: Mask, margin: int) -> tuple[slice, ...]:
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape, strict=True))
-
-
-def filled(mask: Mask, pixel_mm2: float) -> Mask:
-    """Return *mask* with the small holes of each axial slice filled: vessels, but not the dome of the liver."""
-    result = mask.copy()
-    for z in range(mask.shape[0]):
-        holes, sizes = components(ndimage.binary_fill_holes(mask[z]) & ~mask[z])
-        small = np.flatnonzero(sizes * pixel_mm2 <= _LARGEST_HOLE)
-        result[z] |= np.isin(holes, small[small > 0])
-    return result
-
-
-def largest(mask: Mask) -> Mask:
-    """Return the parts of *mask* of at least 2 % of its largest one."""
-    labels, sizes = components(mask)
-    if len(sizes) < 2:
-        return mask
-    kept = np.flatnonzero(sizes >= 0.02 * sizes[1:].max())
-    parts: Mask = np.isin(labels, kept[kept > 0])
-    return parts
 
 
 def remarks(left: Mask, right: Mask) -> tuple[str, ...]:

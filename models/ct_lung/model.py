@@ -16,7 +16,8 @@ from models.sampling import Grid, Values, neighbours, normalised
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _SPACING = (3.0, 3.0, 3.0)  # mm (z, y, x): what the network was trained on
 _SMALLEST = 128  # samples a side: the network has seen no smaller picture, so air is put about a small field
-_TOGETHER = 8  # slices in one forward pass
+_TOGETHER = {"cpu": 2}  # slices in one forward pass: what more there is falls out of a processor's cache
+_TOGETHER_ELSEWHERE = 16
 _LEAST_ML = 40.0  # of lung, worth calling a chest
 
 
@@ -25,9 +26,10 @@ class LungModel:
 
     def __init__(self, network: UNet, device: str) -> None:
         self._network, self._device = network, device
+        self._together = _TOGETHER.get(device, _TOGETHER_ELSEWHERE)
 
     def run(self, volume: Volume, progress: Progress) -> Findings:
-        """Return a segment for each lung in view; NotApplicable where there is none."""
+        """Return a segment for each lung in view; NotApplicable where there is none, or one of an unknown side."""
         left, right = self.lungs(volume, progress)
         segments = tuple(
             Segment(key=key, mask=mask, volume_ml=float(mask.sum()) * volume.voxel_ml)
@@ -37,7 +39,10 @@ class LungModel:
         return Findings(segments=segments, remarks=remarks(left, right))
 
     def lungs(self, volume: Volume, progress: Progress) -> tuple[Mask, Mask]:
-        """Return the left and the right lung (z, y, x); NotApplicable where *volume* shows none."""
+        """Return the left and the right lung (z, y, x); NotApplicable where *volume* shows none.
+
+        Also where it shows one, and not which.
+        """
         if volume.modality != "CT":
             raise NotApplicable(f"lungs are looked for on CT, not on {volume.modality or 'an unknown modality'}")
         grid = Grid.over(volume, _SPACING)
@@ -47,7 +52,7 @@ class LungModel:
         field = lung_field(classes, hounsfield, _SPACING)
         if float(field.sum()) * float(np.prod(_SPACING)) / 1000.0 < _LEAST_ML:
             raise NotApplicable("no air-filled lung is in view")
-        left, right = sides(field, classes, hounsfield, _SPACING)
+        left, right = sides(field, classes, _SPACING)
         progress(0.8, "following the surface")
         tubes = (classes == AIRWAYS) & ~field
         fine = [on_the_scan(one, other, tubes, grid, volume) for one, other in ((left, right), (right, left))]
@@ -61,11 +66,12 @@ class LungModel:
         voxels = np.pad(normalised(hounsfield), [(0, 0), *ends], constant_values=-1.0)
         found = np.empty(hounsfield.shape, np.uint8)
         count = self._network.settings.in_channels
-        for first in range(0, len(voxels), _TOGETHER):
-            last = min(first + _TOGETHER, len(voxels))
+        for first in range(0, len(voxels), self._together):
+            last = min(first + self._together, len(voxels))
             stacks = np.stack([neighbours(voxels, z, count) for z in range(first, last)])
             with torch.inference_mode():
-                logits = self._network(torch.from_numpy(stacks).to(self._device))
+                images = torch.from_numpy(stacks).to(self._device).contiguous(memory_format=torch.channels_last)
+                logits = self._network(images)  # channels last: a third less time on a processor
             seen = logits.argmax(dim=1).byte().cpu().numpy()
             found[first:last] = seen[:, top : top + height, start : start + width]
             progress(0.05 + 0.6 * last / len(voxels), "looking at slices")

@@ -14,7 +14,8 @@ from scipy import ndimage
 from models.contract import Detection, Findings, Mask, Model, NotApplicable, Progress, ValueMap, Volume
 from models.ct_lung_nodule.filters import blobs
 from models.ct_lung_nodule.shapes import Grid, Region, region_of, score
-from models.lungs import Lungs, closed, segment_lungs
+from models.lungs import Lungs, segment_lungs
+from models.masks import closed
 
 _SIGMAS = (1.6, 2.2, 3.0, 4.0, 5.4, 7.2, 9.4)  # mm: diameters of about 5 to 33 mm
 _WEAKEST = 140.0  # HU: least answer of the filter

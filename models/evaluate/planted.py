@@ -49,6 +49,15 @@ class Garden:
     nodules: tuple[Planted, ...]  # in the order of their numbers
 
 
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Bed:
+    """What is drawn into, nodule by nodule."""
+
+    volume: Volume  # as it was
+    voxels: NDArray[np.float32]  # (z, y, x)
+    objects: Objects
+
+
 def plant(volume: Volume, lungs: Mask, seed: int, count: int) -> Garden:
     """Return *volume* with up to *count* nodules inside *lungs*, the same for the same *seed*.
 
@@ -61,7 +70,7 @@ def plant(volume: Volume, lungs: Mask, seed: int, count: int) -> Garden:
     coarse = np.pad(lungs[:: steps[0], :: steps[1], :: steps[2]], 1)  # beyond the images is no lung
     sampling = [mm * step for mm, step in zip(volume.spacing, steps, strict=True)]
     depth = ndimage.distance_transform_edt(coarse, sampling=sampling)[1:-1, 1:-1, 1:-1]
-    voxels, objects = volume.voxels.copy(), np.zeros(volume.voxels.shape, np.int32)
+    bed = _Bed(volume=volume, voxels=volume.voxels.copy(), objects=np.zeros(volume.voxels.shape, np.int32))
     nodules: list[Planted] = []
     for turn in range(count):
         diameter = float(_SMALLEST * (_LARGEST / _SMALLEST) ** rng.random())
@@ -70,8 +79,8 @@ def plant(volume: Volume, lungs: Mask, seed: int, count: int) -> Garden:
             continue
         planted = Planted(kind=KINDS[turn % 3], diameter_mm=round(diameter, 2), centre_mm=volume.to_patient(place))
         nodules.append(planted)
-        _draw(voxels, objects, volume, place, planted, len(nodules), rng)
-    return Garden(volume=replace(volume, voxels=voxels), objects=objects, nodules=tuple(nodules))
+        _draw(bed, place, planted, len(nodules), rng)
+    return Garden(volume=replace(volume, voxels=bed.voxels), objects=bed.objects, nodules=tuple(nodules))
 
 
 def _place(
@@ -110,10 +119,10 @@ def _around(
 
 
 def _draw(
-    voxels: NDArray[np.float32], objects: Objects, volume: Volume, index: tuple[float, float, float],
-    planted: Planted, number: int, rng: np.random.Generator,
-) -> None:  # fmt: skip
-    """Draw one nodule into *voxels* and its number into *objects*."""
+    bed: _Bed, index: tuple[float, float, float], planted: Planted, number: int, rng: np.random.Generator
+) -> None:
+    """Draw one nodule and its number into *bed*."""
+    volume, voxels = bed.volume, bed.voxels
     radius = planted.diameter_mm / 2
     box, _ = _around(volume, index, radius * (1 + 4 * _UNEVEN) + 2 * _BLUR)
     waves = rng.normal(0.0, 2.0, (6, 3)), rng.uniform(0.0, 2 * np.pi, 6)
@@ -130,7 +139,7 @@ def _draw(
     body = whole >= 0.5
     if not body.any():
         body = whole == whole.max()
-    objects[box][body] = number
+    bed.objects[box][body] = number
 
 
 def _offsets(

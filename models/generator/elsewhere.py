@@ -130,57 +130,65 @@ def paint_object(scene: Scene, dice: Dice) -> None:
         flat = np.abs(scene.back - 118) - dice.between("table_half", 1, 9)
         scene.paint((scene.everywhere, np.asarray(flat, dtype=np.float32)), dice.between("table_hu", -950, 60))
     radius, half = dice.between("object_mm", 50, 110), dice.between("object_long", 40, 150)
-    round_one = np.maximum(np.sqrt(scene.left**2 + scene.back**2) - radius, np.abs(scene.head) - half).astype(
-        np.float32
-    )
     if kind in {"water", "rods", "lung-like"}:
-        scene.paint((scene.everywhere, round_one), dice.between("shell_hu", 60, 180))
-        scene.paint(
-            (scene.everywhere, round_one + np.float32(dice.between("shell_mm", 2, 9))), dice.between("fill_hu", -15, 60)
-        )
+        _paint_cylinder(scene, dice, radius, half)
     if kind == "rods":
-        for number in range(int(dice.between("rods", 3, 12))):
-            turn = dice.between(f"rod_{number}_at", 0, 6.28)
-            at = np.array((np.cos(turn), np.sin(turn))) * radius * dice.between(f"rod_{number}_out", 0.2, 0.75)
-            rod = scene.tube(
-                ((at[0], at[1], -half * 0.9), (at[0], at[1], half * 0.9)), [dice.between(f"rod_{number}_mm", 3, 16)] * 2
-            )
-            scene.paint(rod, float(dice.rng.choice([-1000, -820, -100, 120, 340, 900, 1500])))
-    if kind == "lung-like":  # plain holes of air or cork on both sides
-        for sign in (-1, 1):
-            hole = scene.ellipsoid(
-                (sign * radius * 0.48, 0, 0),
-                (radius * 0.34, radius * 0.55, half * dice.between(f"hole_{sign}", 0.5, 1.3)),
-            )
-            scene.paint(hole, dice.between(f"hole_hu_{sign}", -1000, -650))
-        scene.paint(scene.tube(((0, radius * 0.55, -half), (0, radius * 0.55, half)), (radius * 0.14,) * 2), 500.0)
-    if kind == "bottles":
-        for number in range(int(dice.between("bottles", 1, 6))):
-            at = dice.rng.uniform(-90, 90, 2)
-            size = dice.between(f"bottle_{number}_mm", 14, 48)
-            body = scene.tube(((at[0], at[1], -half * 0.7), (at[0], at[1], half * 0.5)), (size, size))
-            scene.paint(body, -20.0)
-            level = np.float32(at[1] + size * dice.between(f"bottle_{number}_level", -0.9, 0.9))
-            scene.paint((body[0], body[1] + 2), AIR)
-            scene.paint(
-                (body[0], np.maximum(body[1] + 2, level - scene.back[body[0]])),
-                dice.between(f"bottle_{number}_hu", -120, 200),
-            )
-    if kind in {"foam", "block"}:
-        block = np.maximum(
-            np.maximum(np.abs(scene.left) - radius * 1.3, np.abs(scene.back) - radius * 0.6), np.abs(scene.head) - half
-        )
-        scene.paint(
-            (scene.everywhere, block.astype(np.float32)),
-            dice.between("foam_hu", -980, -750) if kind == "foam" else 110.0,
-        )
-        for _ in range(0 if kind == "foam" else 9):
-            at = (dice.rng.uniform(-1, 1, 3) * (radius * 1.1, radius * 0.5, half * 0.8)).tolist()
-            scene.paint(
-                scene.ellipsoid(at, [dice.rng.uniform(3, 14)] * 3), float(dice.rng.choice([-1000, -800, 300, 1000]))
-            )
-    if kind == "table":
-        scene.paint(
-            (scene.everywhere, np.asarray(np.abs(scene.back - 60 + 0.001 * scene.left**2) - 14, dtype=np.float32)),
-            -930.0,
-        )
+        _paint_rods(scene, dice, radius, half)
+    elif kind == "lung-like":
+        _paint_holes(scene, dice, radius, half)
+    elif kind == "bottles":
+        _paint_bottles(scene, dice, half)
+    elif kind in {"foam", "block"}:
+        _paint_block(scene, dice, radius, half, foam=kind == "foam")
+    elif kind == "table":
+        curved = np.abs(scene.back - 60 + 0.001 * scene.left**2) - 14
+        scene.paint((scene.everywhere, np.asarray(curved, dtype=np.float32)), -930.0)
+
+
+def _paint_cylinder(scene: Scene, dice: Dice, radius: float, half: float) -> None:
+    """Paint a shell full of something like water."""
+    away = np.maximum(np.sqrt(scene.left**2 + scene.back**2) - radius, np.abs(scene.head) - half).astype(np.float32)
+    scene.paint((scene.everywhere, away), dice.between("shell_hu", 60, 180))
+    within = away + np.float32(dice.between("shell_mm", 2, 9))
+    scene.paint((scene.everywhere, within), dice.between("fill_hu", -15, 60))
+
+
+def _paint_rods(scene: Scene, dice: Dice, radius: float, half: float) -> None:
+    for number in range(int(dice.between("rods", 3, 12))):
+        turn = dice.between(f"rod_{number}_at", 0, 6.28)
+        x, y = np.array((np.cos(turn), np.sin(turn))) * radius * dice.between(f"rod_{number}_out", 0.2, 0.75)
+        rod = scene.tube(((x, y, -half * 0.9), (x, y, half * 0.9)), [dice.between(f"rod_{number}_mm", 3, 16)] * 2)
+        scene.paint(rod, float(dice.rng.choice([-1000, -820, -100, 120, 340, 900, 1500])))
+
+
+def _paint_holes(scene: Scene, dice: Dice, radius: float, half: float) -> None:
+    """Paint plain holes of air or cork on both sides, and a spine of plastic between them."""
+    for sign in (-1, 1):
+        long = half * dice.between(f"hole_{sign}", 0.5, 1.3)
+        hole = scene.ellipsoid((sign * radius * 0.48, 0, 0), (radius * 0.34, radius * 0.55, long))
+        scene.paint(hole, dice.between(f"hole_hu_{sign}", -1000, -650))
+    scene.paint(scene.tube(((0, radius * 0.55, -half), (0, radius * 0.55, half)), (radius * 0.14,) * 2), 500.0)
+
+
+def _paint_bottles(scene: Scene, dice: Dice, half: float) -> None:
+    """Paint bottles that lie on their sides, each filled up to its own level."""
+    for number in range(int(dice.between("bottles", 1, 6))):
+        x, y = dice.rng.uniform(-90, 90, 2)
+        size = dice.between(f"bottle_{number}_mm", 14, 48)
+        box, wall = scene.tube(((x, y, -half * 0.7), (x, y, half * 0.5)), (size, size))
+        scene.paint((box, wall), -20.0)
+        level = np.float32(y + size * dice.between(f"bottle_{number}_level", -0.9, 0.9))
+        scene.paint((box, wall + 2), AIR)
+        below = np.maximum(wall + 2, level - scene.back[box])
+        scene.paint((box, below), dice.between(f"bottle_{number}_hu", -120, 200))
+
+
+def _paint_block(scene: Scene, dice: Dice, radius: float, half: float, *, foam: bool) -> None:
+    """Paint a block of foam, or one of plastic with balls in it."""
+    across = np.maximum(np.abs(scene.left) - radius * 1.3, np.abs(scene.back) - radius * 0.6)
+    block = np.maximum(across, np.abs(scene.head) - half).astype(np.float32)
+    scene.paint((scene.everywhere, block), dice.between("foam_hu", -980, -750) if foam else 110.0)
+    for _ in range(0 if foam else 9):
+        at = (dice.rng.uniform(-1, 1, 3) * (radius * 1.1, radius * 0.5, half * 0.8)).tolist()
+        ball = scene.ellipsoid(at, [dice.rng.uniform(3, 14)] * 3)
+        scene.paint(ball, float(dice.rng.choice([-1000, -800, 300, 1000])))

@@ -30,11 +30,17 @@ class Growth:
     spikes: int
 
 
-def place_lesions(
-    seed: int, wish: Wish, facts: Facts, places: Callable[[str, int, np.random.Generator], Points],
-    depth: Callable[[str, Points], NDArray[np.float64]], sides: tuple[str, ...],
-) -> tuple[Growth, ...]:  # fmt: skip
-    """Return the lesions of a *seed*, apart from each other; *depth* tells how deep in a lung points lie, in mm."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """Lungs as lesions need to know them."""
+
+    sides: tuple[str, ...]
+    places: Callable[[str, int, np.random.Generator], Points]  # so many points inside the lung of a side
+    depth: Callable[[str, Points], NDArray[np.float64]]  # how deep in the lung of a side points lie, in mm
+
+
+def place_lesions(seed: int, wish: Wish, facts: Facts, ground: Ground) -> tuple[Growth, ...]:
+    """Return the lesions of a *seed* in *ground*, apart from each other."""
     dice = Dice(seed, "lesions", facts)
     wanted = wish.lesions
     if wanted is None:
@@ -43,16 +49,15 @@ def place_lesions(
     facts["lesions"] = float(wanted)
     found: list[Growth] = []
     for number in range(1, wanted + 1):
-        grown = _place(number, dice.rng, wish, places, depth, sides, found)
+        grown = _place(number, dice.rng, wish, ground, found)
         if grown is not None:
             found.append(grown)
     return tuple(found)
 
 
 def _place(
-    number: int, rng: np.random.Generator, wish: Wish, places: Callable[[str, int, np.random.Generator], Points],
-    depth: Callable[[str, Points], NDArray[np.float64]], sides: tuple[str, ...], others: list[Growth],
-) -> Growth | None:  # fmt: skip
+    number: int, rng: np.random.Generator, wish: Wish, ground: Ground, others: list[Growth]
+) -> Growth | None:
     kinds = wish.kinds or KINDS
     odds = np.array([_ODDS[KINDS.index(kind)] for kind in kinds])
     kind = str(rng.choice(kinds, p=odds / odds.sum()))
@@ -61,11 +66,11 @@ def _place(
     for attempt in range(_TRIES):
         if attempt % 12 == 11 and wish.diameters_mm is None:
             diameter = max(3.0, diameter * 0.7)  # a sick lung may have room for a small one only
-        side = str(rng.choice(sides))
-        points = places(side, 40, rng)
+        side = str(rng.choice(ground.sides))
+        points = ground.places(side, 40, rng)
         if not len(points):
             continue
-        deep = depth(side, points)
+        deep = ground.depth(side, points)
         radius = diameter / 2
         fits = (
             (deep > 0.25 * radius) & (deep < 0.7 * radius + 1) if kind == "juxtapleural" else deep > min(radius + 2, 22)

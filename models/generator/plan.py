@@ -16,7 +16,7 @@ from models.generator.body import Wish
 from models.generator.devices import Device, draw_devices
 from models.generator.disease import Disease, Marks, changed_patient, draw_disease, draw_marks, outlines
 from models.generator.frame import Frame, Grid, Points, make_frame
-from models.generator.lesions import Growth, place_lesions
+from models.generator.lesions import Ground, Growth, place_lesions
 from models.generator.patient import Facts, Patient, draw_patient
 from models.generator.scene import Scene
 from models.generator.vessels import Trees, trees
@@ -89,5 +89,6 @@ def make_plan(seed: int, region: str, wish: Wish, facts: Facts) -> Plan:
     marks = draw_marks(seed, disease, lungs.places, lungs.depth)
     growths: tuple[Growth, ...] = ()
     if region == "chest":
-        growths = place_lesions(seed, wish, facts, lungs.places, lungs.depth, ("right-lung", "left-lung"))
+        ground = Ground(sides=("right-lung", "left-lung"), places=lungs.places, depth=lungs.depth)
+        growths = place_lesions(seed, wish, facts, ground)
     return Plan(patient, disease, lungs, grown, marks, growths, draw_devices(seed, patient, wish, facts))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from models import catalogue
 from models.contract import Mask, NotApplicable, Volume
@@ -14,6 +15,7 @@ from models.evaluate.labels import read_label
 from models.evaluate.metrics import dice
 from models.evaluate.perturb import PERTURBATIONS, Scene
 from models.generator import LEFT_LUNG, RIGHT_LUNG, Wish, draw_body
+from models.masks import closed, dilated, filled, largest
 from models.network import read_facts
 from models.phantom import thorax_phantom
 from models.sampling import Grid, Values
@@ -22,6 +24,7 @@ from node.dicom.reader import read_series
 from .conftest import quiet
 
 SPACING = (5.0, 2.8, 2.8)  # mm: as wide as the network's own, so the phantom's grid may stand for it
+AFFINE = np.array([[0.0, 0.0, 1.4, 0.0], [0.0, 1.4, 0.0, 0.0], [2.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 WEIGHTS = Path(catalogue.__file__).parent / "ct_lung" / "weights.safetensors"
 
 
@@ -69,22 +72,45 @@ def test_two_lungs_are_named_by_where_they_lie_whatever_the_network_says(seen: t
     wavering[40:][classes[40:] == LEFT] = RIGHT
     crossed = np.choose(classes, [0, RIGHT, LEFT]).astype(np.uint8)
     for said in (wavering, crossed):
-        left, right = sides(field, said, values, SPACING)
+        left, right = sides(field, said, SPACING)
         assert dice(left, classes == LEFT) > 0.95 and dice(right, classes == RIGHT) > 0.95
 
 
-@pytest.mark.parametrize("sure", [True, False])
-def test_a_lone_lung_has_the_side_of_sure_votes_or_of_the_tissue_beside_it(
-    sure: bool, seen: tuple[Classes, Values]
-) -> None:
-    """Cut in the middle of the body, the left lung is the left one: its image ends at the mediastinum."""
+def left_alone(seen: tuple[Classes, Values]) -> tuple[Mask, Classes]:
+    """Return the phantom's left half: its lung, and all of it called left by the network, without airways."""
     classes, values = (np.ascontiguousarray(one[:, :, 69:]) for one in seen)
     field = lung_field(classes, values, SPACING)
-    said = np.where(field, RIGHT, 0).astype(np.uint8)
-    if not sure:
-        said[:20][field[:20]] = LEFT
-    left, right = sides(field, said, values, SPACING)
-    assert (right if sure else left).sum() == field.sum()
+    return field, np.where(field, LEFT, 0).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("wavering", "airways", "side"),
+    [(False, 0, LEFT), (False, 8, LEFT), (True, 8, LEFT), (True, 0, None), (True, 1, None)],
+    ids=["votes", "both", "airways", "neither", "a stray sample"],
+)
+def test_a_lone_lung_has_the_side_that_votes_or_airways_tell_or_is_declined(
+    wavering: bool, airways: int, side: int | None, seen: tuple[Classes, Values]
+) -> None:
+    """Airways lie to the right of a left lung; a sample or two of them tell nothing."""
+    field, said = left_alone(seen)
+    if wavering:
+        said[:22][field[:22]] = RIGHT
+    said[30 : 30 + airways, 60 : 60 + airways, :airways] = AIRWAYS
+    if side is None:
+        with pytest.raises(NotApplicable, match="cannot be told"):
+            sides(field, said, SPACING)
+    else:
+        left, right = sides(field, said, SPACING)
+        assert left.sum() == field.sum() and not right.any()
+
+
+def test_a_lone_lung_is_declined_where_votes_and_airways_disagree(seen: tuple[Classes, Values]) -> None:
+    """All votes for the right lung, and airways to the right of it: a mark on the wrong side is worse than none."""
+    field, said = left_alone(seen)
+    said[field] = RIGHT
+    said[30:38, 60:68, :8] = AIRWAYS
+    with pytest.raises(NotApplicable, match="cannot be told"):
+        sides(field, said, SPACING)
 
 
 def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> None:
@@ -98,6 +124,33 @@ def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> 
     found = on_the_scan(left, right, classes == AIRWAYS, grid, volume)
     assert dice(found, phantom.left_lung) > 0.985
     assert not (found & phantom.right_lung).any()
+
+
+def over_all(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume) -> Mask:
+    """Return what `on_the_scan` promises, worked out over the whole volume."""
+    core = filled(closed(lung, 5.0, SPACING), SPACING[1] * SPACING[2])
+    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
+    near = dilated(lung, 6.0, SPACING) & ~ndimage.binary_dilation(tubes) & ~other
+    ends = zip(grid.source, grid.shape, grid.start, grid.step, strict=True)
+    places = np.ix_(*(np.clip(np.rint((np.arange(n) - a) / s), 0, m - 1).astype(int) for n, m, a, s in ends))
+    drawn = inside[places] | (near[places] & (volume.voxels < -300.0))
+    return largest(filled(drawn, volume.spacing[1] * volume.spacing[2]))
+
+
+@pytest.mark.parametrize("at", [(slice(8, 17), slice(9, 25), slice(10, 22)), (slice(12, 20), slice(18, 30), slice(12))])
+def test_the_box_about_a_lung_changes_no_voxel(at: tuple[slice, ...]) -> None:
+    """In the middle of the images and cut by three borders: as over the whole volume."""
+    rng = np.random.default_rng(5)
+    volume = Volume(
+        voxels=rng.normal(-400.0, 300.0, (50, 61, 62)).astype(np.float32), affine=AFFINE
+    )
+    grid = Grid.over(volume, SPACING)
+    lung, other = np.zeros((2, *grid.shape), dtype=bool)
+    lung[at] = rng.random(lung[at].shape) < 0.9
+    other[at[0], :, at[2].stop + 1 :] = True
+    tubes = (rng.random(grid.shape) < 0.02) & ~lung & ~other
+    found = on_the_scan(lung, other, tubes, grid, volume)
+    assert found.any() and np.array_equal(found, over_all(lung, other, tubes, grid, volume))
 
 
 def test_a_small_field_of_view_is_no_obstacle() -> None:
