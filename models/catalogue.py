@@ -13,7 +13,7 @@ from models.contract import Card, Code, MapKind, Model, SegmentKind
 
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
-_SHARED = ("contract.py", "lungs.py", "network.py", "sampling.py")  # what the models' own folders build on
+_SHARED = ("contract.py", "explain.py", "lungs.py", "masks.py", "network.py", "sampling.py")  # what models run
 _KINDS = ("segmentation", "detection")
 _QUALIFICATIONS = ("PRODUCT", "RESEARCH", "SERVICE")  # ContentQualification (0018,9004), PS3.3 C.8.13.2.1.1
 
@@ -45,6 +45,9 @@ def card(name: str) -> Card:
         raise CardError(f"{file}: {why}") from why
     if read.name != name:
         raise CardError(f"{file}: name is {read.name!r}, but the folder says {name!r}")
+    for other in read.builds_on:
+        if other == name or other not in card_names():
+            raise CardError(f"{file}: builds_on names {other!r}, which is no other model")
     return read
 
 
@@ -63,6 +66,7 @@ def _card(values: dict[str, Any]) -> Card:
         figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
         window=_window(values.get("window")), processor=bool(values.get("processor", True)),
+        builds_on=tuple(values.get("builds_on", [])),
     )  # fmt: skip
 
 
@@ -82,13 +86,29 @@ def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:
 
 @cache
 def digest(name: str) -> str:
-    """Return a SHA-256 over everything that decides what the model answers: card, code, weights."""
-    folder = _folder(name)
-    files = [*(_HERE / shared for shared in _SHARED), *(file for part in _PARTS for file in sorted(folder.glob(part)))]
+    """Return a SHA-256 over everything that decides what the model answers: card, code, weights.
+
+    Those of the models that it builds on are among them.
+    """
+    files = [_HERE / shared for shared in _SHARED]
+    for folder in map(_folder, (name, *_foundations(name))):
+        files += (file for part in _PARTS for file in sorted(folder.glob(part)))
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(_HERE)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
     return total.hexdigest()
+
+
+def _foundations(name: str) -> list[str]:
+    """Return the models that the model of that name builds on, and those that they build on, each once."""
+    found: list[str] = []
+    asked = list(card(name).builds_on)
+    while asked:
+        other = asked.pop(0)
+        if other not in (name, *found):
+            found.append(other)
+            asked += card(other).builds_on
+    return sorted(found)
 
 
 def load(name: str, device: str) -> Model:

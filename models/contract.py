@@ -172,6 +172,7 @@ class Card:
     maps: tuple[MapKind, ...] = ()
     qualification: str = "RESEARCH"  # ContentQualification (0018,9004)
     window: tuple[float, float] | None = None  # centre and width of the values that pictures show
+    builds_on: tuple[str, ...] = ()  # models whose code and weights it runs too
     processor: bool = True  # it may run without a GPU, where the GPU has not enough memory for it
 
     def kind_of(self, key: str) -> SegmentKind:

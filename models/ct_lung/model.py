@@ -78,6 +78,11 @@ class LungModel:
         return found
 
 
+def load_lungs(device: str) -> LungModel:
+    """Return the model with its weights on the torch *device*, for models that look within lungs."""
+    return LungModel(load_network(_WEIGHTS, device, UNet), device)
+
+
 def load(device: str) -> Model:
     """Return the model with its weights on the torch *device*."""
-    return LungModel(load_network(_WEIGHTS, device, UNet), device)
+    return load_lungs(device)

@@ -1,107 +1,173 @@
-"""Solid lung nodules on chest CT: blobs of the lung field that have a nodule's shape.
+"""Lung nodules on chest CT: blobs of the lung field, and a small 3-D CNN that judges each of them.
 
-Beside its marks the model tells what it nearly marked: a map of every region that it rated above 0.
+Beside its marks the model tells what it nearly marked, a map of every region that it rated, and where the CNN looked.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from models.contract import Detection, Findings, Mask, Model, NotApplicable, Progress, ValueMap, Volume
-from models.ct_lung_nodule.filters import blobs
-from models.ct_lung_nodule.shapes import Grid, Region, region_of, score
-from models.lungs import Lungs, segment_lungs
-from models.masks import closed
+from models.ct_lung import model as ct_lung
+from models.ct_lung_nodule.candidates import THICKEST, Candidate, candidates, cube_grid, values_in
+from models.ct_lung_nodule.pieces import piece_of_lung
+from models.ct_lung_nodule.shapes import Region, Values, is_nodular, radius_of, region_of
+from models.explain import grad_cam
+from models.lungs import remarks, segment_lungs
+from models.network import NoduleCNN, load_network
+from models.sampling import Grid, normalised
 
-_SIGMAS = (1.6, 2.2, 3.0, 4.0, 5.4, 7.2, 9.4)  # mm: diameters of about 5 to 33 mm
-_WEAKEST = 140.0  # HU: least answer of the filter
-_MOST_BLOBS = 400  # candidates looked at, the strongest first
-_CLOSING = 9.0  # mm: a nodule at the pleura is closed into the lung
-_LEAST_SCORE = 0.75  # chosen on the cases that the card names
+SPACING, SIZE = 1.25, 24  # mm between the samples of a cube, and samples a side, as in training
+_WEIGHTS = Path(__file__).with_name("weights.safetensors")
+_TOGETHER = 32  # cubes in one forward pass
+_LEAST_SCORE = 0.95  # chosen on generated boxes and the cases that the card names for it
+_LEAST_ROUND = 0.4  # roundness of a mark: false ones in generated bodies without diffuse disease lay below
+_NEARLY = 0.1  # least score that the map shows
 _MOST_MARKS = 10
-_THICKEST = 5.0  # mm between slices: beyond, vessels that run across look like nodules
-_BACKGROUND = -850.0
+_PIECE = "The images show a piece of lung without the body about it; nobody can tell of which side it is."
+_MARGIN = 16.0  # mm about a region in which the lung's border is closed as in the whole
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Rated:
+    """One candidate and what the CNN makes of it."""
+
+    candidate: Candidate
+    site: str
+    score: float
+
+
 class NoduleModel:
-    """Finds nodules; the filter runs on *device*, the shape tests on the CPU."""
+    """Finds nodules; filter and networks run on *device*, shapes on the CPU."""
 
-    device: str
+    def __init__(self, lungs: ct_lung.LungModel, judge: NoduleCNN, device: str) -> None:
+        self._lungs, self._judge, self._device = lungs, judge, device
 
     def run(self, volume: Volume, progress: Progress) -> Findings:
         """Return the nodules of *volume*, best first; NotApplicable where it shows no lung."""
-        if volume.spacing[0] > _THICKEST + 0.01:
-            raise NotApplicable(f"slices lie {volume.spacing[0]:.1f} mm apart; nodules need at most {_THICKEST:g} mm")
-        lungs = segment_lungs(volume, lambda done, stage: progress(0.4 * done, stage))
-        scores: Grid = np.zeros(volume.voxels.shape, np.float32)  # what stays 0 costs nothing
-        found: list[Detection] = []
-        for place, (site, lung) in enumerate((("left-lung", lungs.left), ("right-lung", lungs.right))):
-            progress(0.4 + 0.3 * place, f"looking for nodules in the {site.replace('-', ' ')}")
-            if lung.any():
-                found += self._in_lung(volume, lung, site, scores)
-        found.sort(key=lambda one: (-one.score, one.centre_mm))
-        marks = tuple(found[:_MOST_MARKS])
-        for mark in reversed(marks):  # where a candidate overlaps a mark, the mark's own score stands
+        if volume.spacing[0] > THICKEST:
+            raise NotApplicable(f"slices lie {volume.spacing[0]:.1f} mm apart; nodules need at most {THICKEST:.0f} mm")
+        lungs, told = self._fields(volume, lambda done, stage: progress(0.5 * done, stage))
+        rated: list[_Rated] = []
+        for place, (site, lung) in enumerate(lungs.items()):
+            progress(0.5 + 0.2 * place, f"looking for nodules in the {site.replace('-', ' ') or 'lung'}")
+            found = candidates(volume, lung, self._device)
+            scores = self.scores(volume, found)
+            rated += [_Rated(candidate=one, site=site, score=by) for one, by in zip(found, scores, strict=True)]
+        rated.sort(key=lambda one: (-one.score, one.candidate.blob.index))
+        progress(0.9, "outlining")
+        marks, maps = self._marked(volume, lungs, rated)
+        return Findings(detections=marks, maps=maps, remarks=told)
+
+    def _fields(self, volume: Volume, progress: Progress) -> tuple[dict[str, Mask], tuple[str, ...]]:
+        """Return by site where nodules are looked for, and what is to be said of it; NotApplicable where nowhere.
+
+        Thresholds find two lungs in a fifth of the network's time. Of one alone they mistake the side at times, and
+        where they see none there may yet be one: there the network is asked.
+        """
+        thresholds = _two_lungs(volume, progress)
+        if thresholds is not None:
+            return thresholds
+        try:
+            left, right = self._lungs.lungs(volume, progress)
+        except NotApplicable:
+            piece = piece_of_lung(volume)
+            if piece is None:
+                raise
+            return {"": piece}, (_PIECE,)
+        return {"left-lung": left, "right-lung": right}, _told(left, right)
+
+    def scores(self, volume: Volume, found: list[Candidate]) -> list[float]:
+        """Return how much each candidate looks like a nodule, 0 to 1."""
+        scores: list[float] = []
+        for first in range(0, len(found), _TOGETHER):
+            some = found[first : first + _TOGETHER]
+            cubes = np.stack([self._cube(volume, one)[1] for one in some])[:, None]
+            with torch.inference_mode():
+                logits = self._judge(torch.from_numpy(cubes).to(self._device))
+            scores += [round(one, 4) for one in torch.sigmoid(logits.double()).cpu().tolist()]
+        return scores
+
+    def _cube(self, volume: Volume, candidate: Candidate) -> tuple[Grid, Values]:
+        grid = cube_grid(volume, candidate.centre_mm, SPACING, SIZE)
+        return grid, normalised(grid.sample(volume.voxels))
+
+    def _marked(
+        self, volume: Volume, lungs: dict[str, Mask], rated: list[_Rated]
+    ) -> tuple[tuple[Detection, ...], tuple[ValueMap, ...]]:
+        """Return the marks and both maps; of two marks on the same voxels the better one stands."""
+        scores, looks = (np.zeros(volume.voxels.shape, np.float32) for _ in range(2))  # what stays 0 costs nothing
+        marks: list[Detection] = []
+        for one in rated:
+            if one.score < _NEARLY:
+                break
+            region = outlined(volume, lungs[one.site], one.candidate)
+            if region is None or any(mark.mask[region.box][region.mask].any() for mark in marks):
+                continue
+            scores[region.box][region.mask] = np.maximum(scores[region.box][region.mask], np.float32(one.score))
+            if _is_sure(one) and is_nodular(region) and len(marks) < _MOST_MARKS:
+                marks.append(_detection(volume, region, one))
+                self._look(volume, one, looks)
+        for mark in marks:  # where something that is no nodule overlaps a mark, the mark's own score stands
             scores[mark.mask] = mark.score
-        maps = (ValueMap(key="candidates", values=scores),)
-        return Findings(detections=marks, maps=maps, remarks=_remarks(lungs))
+        return tuple(marks), (ValueMap(key="candidates", values=scores), ValueMap(key="attention", values=looks))
 
-    def _in_lung(self, volume: Volume, lung: Mask, site: str, scores: Grid) -> list[Detection]:
-        """Return the marks of one lung; every candidate's score goes into *scores* (z, y, x), the higher one wins."""
-        box = _box_around(lung, 3)
-        field = _field(lung[box], volume.spacing)
-        values = np.where(field, np.clip(volume.voxels[box], -1000.0, 150.0), _BACKGROUND).astype(np.float32)
-        taken = np.zeros_like(field)
-        found: list[Detection] = []
-        for blob in blobs(values, volume.spacing, _SIGMAS, _WEAKEST, self.device)[:_MOST_BLOBS]:
-            if taken[blob.index]:
-                continue
-            region = region_of(blob, values, volume.voxels[box], volume.spacing)
-            if region is None or (rating := score(region, blob)) <= 0:
-                continue
-            _raise_to(scores[box][region.box], region.mask, rating)
-            if rating < _LEAST_SCORE:
-                continue
-            if not (taken[region.box] & region.mask).any():
-                taken[region.box] |= region.mask
-                found.append(_detection(volume, region, box, site, rating))
-        return found
+    def _look(self, volume: Volume, one: _Rated, looks: Values) -> None:
+        """Draw into *looks* (z, y, x) which places of its cube spoke for a mark, the most of them with its score."""
+        grid, cube = self._cube(volume, one.candidate)
+        image = torch.from_numpy(cube)[None, None].to(self._device)
+        heat = grad_cam(self._judge, image, lambda logits: logits[0]).cpu().numpy()
+        box, here = on_the_scan(grid, heat)
+        looks[box] = np.maximum(looks[box], np.float32(one.score) * here)
 
 
-def _field(lung: Mask, spacing: tuple[float, float, float]) -> Mask:
-    """Return the lung with nodules at the pleura and in it closed over."""
-    steps = tuple(max(1, int(2.0 / mm)) for mm in spacing)
-    coarse = lung[:: steps[0], :: steps[1], :: steps[2]]
-    wide = closed(coarse, _CLOSING, tuple(mm * step for mm, step in zip(spacing, steps, strict=True)))
-    for axis, step in enumerate(steps):
-        wide = np.repeat(wide, step, axis=axis)
-    field: Mask = wide[: lung.shape[0], : lung.shape[1], : lung.shape[2]] | lung
-    return field
+def _is_sure(one: _Rated) -> bool:
+    return one.score >= _LEAST_SCORE and one.candidate.roundness >= _LEAST_ROUND
 
 
-def _box_around(mask: Mask, margin: int) -> tuple[slice, ...]:
-    (box,) = ndimage.find_objects(mask.astype(np.uint8))
-    return tuple(slice(max(0, s.start - margin), min(n, s.stop + margin)) for s, n in zip(box, mask.shape, strict=True))
+def outlined(volume: Volume, lung: Mask, candidate: Candidate) -> Region | None:
+    """Return what a candidate fills, on the volume's grid; None where that is no nodule's size."""
+    reach = 2.2 * radius_of(candidate.blob) + _MARGIN
+    box = tuple(
+        slice(max(0, at - int(reach / mm) - 1), min(n, at + int(reach / mm) + 2))
+        for at, mm, n in zip(candidate.blob.index, volume.spacing, volume.voxels.shape, strict=True)
+    )
+    values = values_in(volume.voxels[box], lung[box], volume.spacing)
+    z, y, x = (at - one.start for at, one in zip(candidate.blob.index, box, strict=True))
+    region = region_of(replace(candidate.blob, index=(z, y, x)), values, volume.voxels[box], volume.spacing)
+    if region is None:
+        return None
+    moved = [slice(a.start + b.start, a.start + b.stop) for a, b in zip(box, region.box, strict=True)]
+    return replace(region, box=tuple(moved))
 
 
-def _raise_to(scores: Grid, mask: Mask, rating: float) -> None:
-    """Let *scores* be at least *rating* inside *mask*."""
-    scores[mask] = np.maximum(scores[mask], np.float32(round(rating, 4)))
+def on_the_scan(grid: Grid, heat: Values) -> tuple[tuple[slice, ...], Values]:
+    """Return the box of voxels that lie between the samples of *grid*, and *heat* (z, y, x) at each of them."""
+    box: list[slice] = []
+    for start, step, samples, voxels in zip(grid.start, grid.step, grid.shape, grid.source, strict=True):
+        first = max(0, int(np.ceil(start)))
+        box.append(slice(first, max(first, min(voxels, int(np.floor(start + (samples - 1) * step)) + 1))))
+    at = [
+        (np.arange(one.start, one.stop) - start) / step
+        for one, start, step in zip(box, grid.start, grid.step, strict=True)
+    ]
+    here = ndimage.map_coordinates(heat, np.meshgrid(*at, indexing="ij"), order=1, mode="nearest")
+    return tuple(box), np.asarray(here, dtype=np.float32)
 
 
-def _detection(volume: Volume, region: Region, box: tuple[slice, ...], site: str, rating: float) -> Detection:
+def _detection(volume: Volume, region: Region, one: _Rated) -> Detection:
     mask = np.zeros(volume.voxels.shape, dtype=bool)
-    mask[box][region.box] = region.mask
-    corner = [outer.start + inner.start for outer, inner in zip(box, region.box, strict=True)]
-    points = np.argwhere(region.mask) + corner
+    mask[region.box] = region.mask
+    points = np.argwhere(region.mask) + [part.start for part in region.box]
     z, y, x = (float(v) for v in points.mean(axis=0))
     return Detection(
-        key="nodule", mask=mask, centre_mm=volume.to_patient((z, y, x)), site=site, score=round(rating, 4),
+        key="nodule", mask=mask, centre_mm=volume.to_patient((z, y, x)), site=one.site, score=one.score,
         diameter_mm=_widest(points, volume), volume_ml=float(region.mask.sum()) * volume.voxel_ml,
     )  # fmt: skip
 
@@ -128,10 +194,20 @@ def _extremes(outline: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(order[first | last])
 
 
-def _remarks(lungs: Lungs) -> tuple[str, ...]:
-    return tuple(remark for remark in lungs.remarks if "cut" in remark or "judged" in remark)
+def _two_lungs(volume: Volume, progress: Progress) -> tuple[dict[str, Mask], tuple[str, ...]] | None:
+    try:
+        lungs = segment_lungs(volume, progress)
+    except NotApplicable:
+        return None
+    if not lungs.left.any() or not lungs.right.any():
+        return None
+    return {"left-lung": lungs.left, "right-lung": lungs.right}, _told(lungs.left, lungs.right)
+
+
+def _told(left: Mask, right: Mask) -> tuple[str, ...]:
+    return tuple(remark for remark in remarks(left, right) if "cut" in remark or "judged" in remark)
 
 
 def load(device: str) -> Model:
-    """Return the model with its filters on *device*."""
-    return NoduleModel(device=device)
+    """Return the model with filter and weights on the torch *device*."""
+    return NoduleModel(ct_lung.load_lungs(device), load_network(_WEIGHTS, device, NoduleCNN), device)

@@ -57,7 +57,7 @@ def augmented_cubes(cubes: Tensor, size: int, spacing: float, how: Augmentation,
     grid = functional.affine_grid(theta, [count, 1, size, size, size], align_corners=False).to(cubes.device)
     values = functional.grid_sample(cubes[:, None].float() - LOWEST, grid, align_corners=False) + LOWEST
     planes = _noisy(_blurred(values[:, 0], how.blur, rng), how, rng)
-    return normalised(planes)[:, None]
+    return normalised(torch.where(_in_view(planes.shape, how, rng).to(planes.device), planes, LOWEST))[:, None]
 
 
 def middle(images: Tensor, size: int) -> Tensor:
@@ -148,6 +148,20 @@ def _field(shape: torch.Size, how: Augmentation, rng: np.random.Generator) -> Te
         border, towards = rng.uniform(0.1, 0.95), rng.integers(4)
         along = (y[:, None], -y[:, None], x[None], -x[None])[towards]
         seen[n] &= along < border
+    return torch.from_numpy(seen)
+
+
+def _in_view(shape: torch.Size, how: Augmentation, rng: np.random.Generator) -> Tensor:
+    """Return what of each cube lies within the images (n, z, y, x): all, or what is this side of a slice's border.
+
+    Its middle always does, as a candidate's.
+    """
+    seen = np.ones(tuple(shape), bool)
+    for n in np.flatnonzero(rng.random(shape[0]) < how.cut):
+        axis, border = int(rng.integers(3)), int(rng.integers(shape[1] // 2 + 1, shape[1]))
+        within = np.arange(shape[1]) < border
+        within = within if rng.random() < 0.5 else within[::-1]
+        seen[n] &= within.reshape([-1 if other == axis else 1 for other in range(3)])
     return torch.from_numpy(seen)
 
 

@@ -36,6 +36,7 @@ class Data:
     size: int = 128  # samples a side that the network sees
     pixel: tuple[float, float] = (1.4, 3.0)  # mm, in the plane of the scans that are drawn, from .. to
     between: tuple[float, float] = (1.2, 6.0)  # mm between their slices
+    painted: int = 0  # lesions painted into the lungs of each prepared case, for the nodule task
     tidy: float = 0.0  # share of the bodies drawn without the generator's oddities
     real_share: float = 0.0  # of the samples of a batch, where prepared cases are given
     real_validation: float = 0.25  # share of the prepared cases kept for validation; which, the seed decides

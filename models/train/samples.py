@@ -1,4 +1,4 @@
-"""What each task makes of a body or a real case: the voxels and labels that its network is taught, on its own grid."""
+"""What the tasks of lungs and regions make of a body or a real case: the voxels and labels that they are taught."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import Volume
-from models.generator import REGIONS, Body, Wish, draw_body, draw_crop
+from models.generator import REGIONS, Body, Wish, draw_body
 from models.sampling import LOWEST, UNKNOWN, Grid
 from models.train.recipe import Data
 from models.train.sources import Case, Sample
@@ -28,7 +28,7 @@ def lung_sample(name: str, volume: Volume, labels: NDArray[np.uint8], data: Data
     grid = Grid.over(volume, data.spacing, (data.canvas, data.canvas))
     voxels, placed = grid.sample(volume.voxels), grid.sample_labels(labels)
     placed[voxels <= LOWEST + 1.0] = 0  # a mean over 3 mm is never as low, but of padding
-    return Sample(name=name, voxels=_kept(voxels), labels=placed)
+    return Sample(name=name, voxels=kept(voxels), labels=placed)
 
 
 def lungs_of(case: Case, data: Data) -> list[Sample]:
@@ -36,18 +36,6 @@ def lungs_of(case: Case, data: Data) -> list[Sample]:
     if (case.labels == UNKNOWN).all():
         return []
     return [lung_sample(case.name, case.volume, case.labels, data)]
-
-
-def cubes_of(case: Case, data: Data) -> list[Sample]:
-    """Return a cube about each nodule that the case's facts tell of."""
-    size = (data.canvas,) * 3
-    cubes = [
-        Grid.around(case.volume, one["centre_mm"], data.spacing, size).sample(case.volume.voxels)
-        for one in case.facts["nodules"]
-    ]  # fmt: skip
-    return [
-        Sample(name=f"{case.name}-{n}", voxels=_kept(cube), labels=np.ones(1, np.uint8)) for n, cube in enumerate(cubes)
-    ]
 
 
 def series_of(case: Case, data: Data) -> list[Sample]:
@@ -59,16 +47,6 @@ def series_of(case: Case, data: Data) -> list[Sample]:
         settled = np.zeros_like(lung)
     regions = np.where(settled, REGIONS.index(region), UNKNOWN).astype(np.uint8)
     return [series_sample(case.name, case.volume, regions, region, data)]
-
-
-def draw_cube(data: Data, seed: int) -> Sample:
-    """Return a cube of generated chest, every other with a lesion in its middle; its label is whether there is one."""
-    lesion = seed % 2 == 0
-    body = draw_crop(seed, size_mm=data.canvas * data.spacing[0], spacing=data.spacing, lesion=lesion)
-    middle = body.volume.to_patient(_middle(body.volume))
-    cube = Grid.around(body.volume, middle, data.spacing, (data.canvas,) * 3).sample(body.volume.voxels)
-    there = np.array([any(_holds(one.centre_mm, one.diameter_mm, middle) for one in body.lesions)], np.uint8)
-    return Sample(name=f"{'lesion' if there[0] else 'none'}-{seed}", voxels=_kept(cube), labels=there)
 
 
 def draw_series(data: Data, seed: int) -> Sample:
@@ -88,7 +66,7 @@ def series_sample(
     grid = Grid.over(volume, data.spacing, (data.canvas, data.canvas))
     nearest = np.clip(np.rint(grid.start[0] + np.arange(grid.shape[0]) * grid.step[0]), 0, len(regions) - 1).astype(int)
     labels = np.append(regions[nearest], REGIONS.index(kind)).astype(np.uint8)
-    return Sample(name=name, voxels=_kept(grid.sample(volume.voxels)), labels=labels)
+    return Sample(name=name, voxels=kept(grid.sample(volume.voxels)), labels=labels)
 
 
 def _regions(body: Body) -> NDArray[np.uint8]:
@@ -102,15 +80,6 @@ def _regions(body: Body) -> NDArray[np.uint8]:
     return np.where(settled, REGIONS.index(body.region), UNKNOWN).astype(np.uint8)
 
 
-def _middle(volume: Volume) -> tuple[float, float, float]:
-    z, y, x = ((n - 1) / 2.0 for n in volume.voxels.shape)
-    return z, y, x
-
-
-def _holds(centre: tuple[float, ...], diameter: float, place: tuple[float, ...]) -> bool:
-    return float(np.linalg.norm(np.subtract(centre, place))) <= max(2.0, diameter / 2.0)
-
-
 def _wish(data: Data, seed: int) -> Wish:
     """Return what is asked of the generator: how the scan is sampled, and whether it is tidy; the seed decides."""
     rng = np.random.default_rng((seed, 1))
@@ -118,5 +87,6 @@ def _wish(data: Data, seed: int) -> Wish:
     return Wish(spacing=(between, pixel, pixel), tidy=bool(rng.random() < data.tidy))
 
 
-def _kept(hounsfield: NDArray[np.float32]) -> NDArray[np.int16]:
+def kept(hounsfield: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Return HU as they are kept in samples: whole numbers of 12 bits."""
     return np.rint(np.clip(hounsfield, -1024.0, _HIGHEST)).astype(np.int16)

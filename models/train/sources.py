@@ -24,6 +24,10 @@ from rich.progress import track
 from models.contract import Volume
 
 _MODELS = Path(__file__).resolve().parents[1]
+_DECIDING = (
+    "sampling.py", "lungs.py", "ct_lung_nodule/candidates.py", "ct_lung_nodule/filters.py", "train/samples.py",
+    "train/cubes.py",
+)  # fmt: skip
 
 
 class SampleError(ValueError):
@@ -35,7 +39,7 @@ class Sample:
     """One body, crop or series as a network is taught it."""
 
     name: str
-    voxels: NDArray[np.int16]  # (z, y, x) HU
+    voxels: NDArray[np.int16]  # (z, y, x) HU; of several cubes (n, z, y, x)
     labels: NDArray[np.uint8]  # what is true of it: of each voxel, of each slice or of the whole, as the task wants
 
 
@@ -87,8 +91,8 @@ class Cache:
 
 @cache
 def generator_digest() -> str:
-    """Return a SHA-256 over all code that decides what a seed gives: the generator, the sampling, the tasks."""
-    files = [*sorted((_MODELS / "generator").glob("*.py")), _MODELS / "sampling.py", _MODELS / "train" / "samples.py"]
+    """Return a SHA-256 over all code that decides what a seed gives: generator, sampling, tasks, candidates."""
+    files = [*sorted((_MODELS / "generator").glob("*.py")), *(_MODELS / one for one in _DECIDING)]
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from models.generator import REGIONS
 from models.network import Network, build
+from models.train.cubes import cubes_of, draw_cubes, single
 from models.train.lung import LungTask
 from models.train.nodule import NoduleTask
 from models.train.recipe import Data, Recipe
 from models.train.region import RegionTask
-from models.train.samples import cubes_of, draw_cube, draw_lungs, draw_series, lungs_of, series_of
+from models.train.samples import draw_lungs, draw_series, lungs_of, series_of
 from models.train.sources import Cache, Case, Sample, parted, read_cases
 from models.train.task import Task
 
@@ -22,7 +23,7 @@ Counts = dict[str, int]
 #: task -> what draws a sample of a seed, and what makes samples of a real case
 _MAKERS: dict[str, tuple[Callable[[Data, int], Sample], Callable[[Case, Data], list[Sample]]]] = {
     "lung": (draw_lungs, lungs_of),
-    "nodule": (draw_cube, cubes_of),
+    "nodule": (draw_cubes, cubes_of),
     "region": (draw_series, series_of),
 }
 
@@ -50,7 +51,7 @@ def task_of(recipe: Recipe, cache: Cache, cases: Path | None) -> tuple[Task, Cou
 
 def _task(recipe: Recipe, drawn: list[Sample], real: list[Sample], held: list[Sample]) -> Task:
     if recipe.task == "nodule":
-        return NoduleTask(recipe=recipe, cubes=drawn, real=real, held=held)
+        return NoduleTask(recipe=recipe, cubes=single(drawn), real=single(real), held=single(held))
     if recipe.task == "region":
         return RegionTask(recipe=recipe, series=drawn, real=real, held=held, regions=REGIONS)
     return LungTask(recipe=recipe, bodies=drawn, real=real, held=held)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,8 @@ def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
         ("[86, 180, 233]", "[86, 180, 300]", "three whole numbers"),
         ('key = "right-lung"', 'key = "left-lung"', "one key each"),
         ("[[segment]]", "[[segment", "line"),
+        ('kind = "segmentation"', 'kind = "segmentation"\nbuilds_on = ["ct-gap"]', "'ct-gap', which is no other model"),
+        ('kind = "segmentation"', 'kind = "segmentation"\nbuilds_on = ["ct-spleen"]', "'ct-spleen', which is no other"),
     ],
 )
 def test_a_mistake_in_a_card_is_told_with_its_file(
@@ -134,10 +137,39 @@ def test_a_digest_follows_the_code_and_nothing_else(tmp_path: Path) -> None:
     with (tmp_path / "models" / "ct_lung" / "model.py").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
     assert ask(tmp_path, "ct-lung") != before["ct-lung"]
-    assert ask(tmp_path, "ct-lung-nodule") == before["ct-lung-nodule"]
+    changed = ask(tmp_path, "ct-lung-nodule")
+    assert changed != before["ct-lung-nodule"]  # it builds on ct-lung
+    with (tmp_path / "models" / "ct_lung_nodule" / "shapes.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    assert ask(tmp_path, "ct-lung-nodule") not in (changed, before["ct-lung-nodule"])
+    lungs = ask(tmp_path, "ct-lung")
     with (tmp_path / "models" / "lungs.py").open("a", encoding="utf-8") as file:
         file.write("# changed\n")
-    assert ask(tmp_path, "ct-lung-nodule") != before["ct-lung-nodule"]
+    assert ask(tmp_path, "ct-lung") != lungs
+
+
+def test_a_card_names_every_model_that_its_code_imports() -> None:
+    """What is imported without being named would change the answers behind the digest's back."""
+    for card in catalogue.cards():
+        folder = ROOT / "models" / card.name.replace("-", "_")
+        text = "\n".join(file.read_text(encoding="utf-8") for file in folder.glob("*.py"))
+        others = {name for name in NAMES if name != card.name and f"models.{name.replace('-', '_')}" in re.findall(
+            r"^(?:from|import) (models\.\w+)", text, re.MULTILINE)}  # fmt: skip
+        assert others == set(card.builds_on)
+
+
+def test_a_digest_covers_every_file_that_a_model_runs() -> None:
+    """A shared file that the digest does not know could change the answers while they pass for the same."""
+    code = (
+        "import sys, importlib\n"
+        f"for name in {NAMES}: importlib.import_module(f'models.{{name.replace(\"-\", \"_\")}}.model')\n"
+        "print(*sorted(one.__file__ for name, one in sys.modules.items() if name.startswith('models.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    used = {Path(file).relative_to(ROOT / "models") for file in done.stdout.split()}
+    known = {"ct_lung", "ct_lung_nodule", "catalogue.py", *catalogue._SHARED}
+    assert {str(file) for file in used if file.parts[0] not in known} == set()
+    assert Path("masks.py") in used
 
 
 @pytest.mark.parametrize("name", NAMES)

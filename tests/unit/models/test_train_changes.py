@@ -103,6 +103,15 @@ def test_cubes_are_turned_and_keep_their_middle() -> None:
     assert ((turned[:, 0] > 0) == (cubes[:, 4:20, 4:20, 4:20] > 0)).float().mean() > 0.98
 
 
+def test_a_cube_may_be_cut_by_the_border_of_the_images_but_its_middle_never_is() -> None:
+    """On one side, by less than half; lesions and everything else alike, so that a border tells nothing."""
+    cubes = torch.zeros((40, 16, 16, 16))
+    seen = augmented_cubes(cubes, 16, 1.0, with_one(cut=0.5), np.random.default_rng(0))[:, 0] > -1.0
+    share = seen.float().mean(dim=(1, 2, 3))
+    assert 8 < int((share < 1.0).sum()) < 32
+    assert bool(seen[:, 7:9, 7:9, 7:9].all()) and float(share.min()) > 0.5
+
+
 def logits(labels: torch.Tensor, sure: float = 20.0, classes: int = 4) -> torch.Tensor:
     """Return logits that are *sure* of *labels*."""
     one_hot = torch.nn.functional.one_hot(labels.long() % classes, classes)

@@ -14,10 +14,11 @@ from models.contract import Volume
 from models.generator import REGIONS
 from models.network import NoduleCNNSettings, Settings, SliceClassifierSettings, build
 from models.sampling import UNKNOWN
+from models.train.cubes import cubes_of, draw_cubes, single
 from models.train.nodule import NoduleTask
 from models.train.recipe import Data, Recipe, Training
 from models.train.region import RegionTask
-from models.train.samples import cubes_of, draw_cube, lungs_of, series_of
+from models.train.samples import lungs_of, series_of
 from models.train.sources import Case, Sample
 
 DATA = Data(bodies=4, validation_bodies=2, spacing=(1.0, 1.0, 1.0), canvas=24, size=16)
@@ -81,11 +82,26 @@ def test_cubes_of_one_kind_alone_are_refused() -> None:
         replace(nodule_task(), held=[cube(0)])
 
 
-def test_generated_cubes_hold_what_their_label_says() -> None:
-    """A lesion in the middle for even seeds: denser than lung; none for odd ones."""
-    some, none = (draw_cube(DATA, seed) for seed in (2, 3))
-    assert (some.voxels.shape, some.labels.tolist(), none.labels.tolist()) == ((24, 24, 24), [1], [0])
-    assert some.voxels[10:14, 10:14, 10:14].mean() > -700
+def test_generated_cubes_lie_about_what_the_candidate_stage_finds() -> None:
+    """In the middle of a box of an even seed lies a lesion; beside it, and in odd ones, is whatever else is a blob."""
+    data = replace(DATA, pixel=(1.5, 1.5), between=(2.0, 2.0))
+    some, none = (draw_cubes(data, seed) for seed in (2, 3))
+    assert some.voxels.shape == (len(some.labels), 24, 24, 24)
+    assert some.labels.tolist()[0] == 1 and set(some.labels[1:].tolist()) == {0}
+    assert set(none.labels.tolist()) == {0}
+    middles, about = (some.voxels[:, n:-n, n:-n, n:-n].mean(axis=(1, 2, 3)) for n in (10, 8))
+    assert middles[0] > -200
+    assert (middles > about).all()  # a candidate is denser than what lies about it, lesion or not
+    assert draw_cubes(data, 2).voxels.tobytes() == some.voxels.tobytes()
+
+
+def test_cubes_are_parted_into_samples_with_one_label_each() -> None:
+    """A box without any candidate gives none."""
+    voxels = np.arange(16, dtype=np.int16).reshape(2, 2, 2, 2)
+    many = Sample(name="box", voxels=voxels, labels=np.array([0, 1], np.uint8))
+    none = Sample(name="bare", voxels=np.zeros((0, 2, 2, 2), np.int16), labels=np.zeros(0, np.uint8))
+    parts = [(one.name, one.labels.tolist(), int(one.voxels[0, 0, 0])) for one in single([many, none])]
+    assert parts == [("box-0", [0], 0), ("box-1", [1], 8)]
 
 
 def series(n: int, region: int, slices: int = 10) -> Sample:
@@ -157,13 +173,12 @@ def case(labels: np.ndarray, region: str = "chest") -> Case:
 
 
 def test_a_real_case_gives_each_task_what_is_known_of_it() -> None:
-    """Its lungs where they are labelled, a cube about its nodule, its slices' region where that is settled."""
+    """Its lungs where they are labelled, its slices' region where that is settled."""
     labels = np.zeros((9, 14, 17), np.uint8)
     labels[3:6, 4:9, 5:12] = 1
     odd = replace(DATA, canvas=25)
-    (of_lungs,), (of_nodule,), (of_series,) = (make(case(labels), odd) for make in (lungs_of, cubes_of, series_of))
+    (of_lungs,), (of_series,) = (make(case(labels), odd) for make in (lungs_of, series_of))
     assert set(np.unique(of_lungs.labels)) == {0, 1}
-    assert np.unravel_index(of_nodule.voxels.argmax(), (25, 25, 25)) == (12, 12, 12)
     chest = REGIONS.index("chest")
     assert of_series.labels[-1] == chest
     assert of_series.labels[len(of_series.labels) // 2] == chest
@@ -171,3 +186,43 @@ def test_a_real_case_gives_each_task_what_is_known_of_it() -> None:
     unknown = np.full_like(labels, UNKNOWN)
     assert lungs_of(case(unknown), odd) == []
     assert (series_of(case(unknown), odd)[0].labels[:-1] == UNKNOWN).all()
+
+
+def lung_case(nodules: list[dict[str, object]], spacing: tuple[float, float, float] = (2.0, 1.5, 1.5)) -> Case:
+    """Return a block of right lung with a ball of 10 mm at its middle (L, P, S) = (30, 30, 30), and one of 8 mm."""
+    shape = tuple(int(60 / mm) for mm in spacing)
+    affine = np.array([[0, 0, spacing[2], 0], [0, spacing[1], 0, 0], [spacing[0], 0, 0, 0], [0, 0, 0, 1.0]])
+    head, back, left = (np.arange(n) * mm for n, mm in zip(shape, spacing, strict=True))
+    voxels = np.full(shape, -850.0, np.float32)
+    for at, radius in ((30.0, 5.0), (14.0, 4.0)):
+        away = (head[:, None, None] - at) ** 2 + (back[:, None] - at) ** 2 + (left - at) ** 2
+        voxels[away <= radius**2] = 40.0
+    labels = np.full(shape, 2, np.uint8)
+    return Case(name="real", volume=Volume(voxels=voxels, affine=affine), labels=labels,
+                facts={"region": "chest", "nodules": nodules})  # fmt: skip
+
+
+NODULE: dict[str, object] = {"centre_mm": [30.0, 30.0, 30.0], "diameter_mm": 10.0}
+
+
+def test_a_real_case_gives_its_own_candidates_and_lesions_painted_into_its_lungs() -> None:
+    """One on its nodule, one on what is none; each painted lesion is another cube with the label 1."""
+    data = replace(DATA, painted=0)
+    (own,) = cubes_of(lung_case([NODULE]), data)
+    assert sorted(own.labels.tolist()) == [0, 1]
+    nodule = own.voxels[own.labels.tolist().index(1)]
+    assert nodule[10:14, 10:14, 10:14].min() > 0 > nodule[0].max()
+    (more,) = cubes_of(lung_case([NODULE]), replace(data, painted=6))
+    assert more.labels[:2].tolist() == own.labels.tolist()
+    assert set(more.labels[2:].tolist()) == {1}
+    assert 3 <= len(more.labels[2:]) <= 6  # one or the other may find no room, or be too faint to be a candidate
+
+
+def test_of_a_case_without_labels_its_nodule_alone_is_learnt_from() -> None:
+    """What else is there nobody knows; and slices farther apart than the model takes teach it nothing."""
+    known = lung_case([NODULE])
+    unknown = replace(known, labels=np.full_like(known.labels, UNKNOWN))
+    (cubes,) = cubes_of(unknown, replace(DATA, painted=3))
+    assert cubes.labels.tolist() == [1]
+    assert cubes_of(replace(unknown, facts={"region": "chest", "nodules": []}), DATA) == []
+    assert cubes_of(lung_case([NODULE], (7.0, 1.5, 1.5)), DATA) == []
