@@ -14,6 +14,9 @@ from models.contract import Card, Code, MapKind, Model, SegmentKind
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
 _SHARED = ("contract.py", "lungs.py", "network.py", "sampling.py")  # what the models' own folders build on
+_GATE = "gate"  # folder of what decides whether a scan is let through, for models whose card asks for it
+#: What a card may ask for; models.generator draws the same, but loading it would load scipy.
+_REGIONS = ("chest", "abdomen", "pelvis", "head", "neck", "legs", "object")
 _KINDS = ("segmentation", "detection")
 _QUALIFICATIONS = ("PRODUCT", "RESEARCH", "SERVICE")  # ContentQualification (0018,9004), PS3.3 C.8.13.2.1.1
 
@@ -63,6 +66,7 @@ def _card(values: dict[str, Any]) -> Card:
         figures=tuple((one["data"], one["measure"], float(one["value"])) for one in values.get("figure", [])),
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
         window=_window(values.get("window")), processor=bool(values.get("processor", True)),
+        regions=_regions(values.get("input", {})),
     )  # fmt: skip
 
 
@@ -74,6 +78,16 @@ def _window(values: list[Any] | None) -> tuple[float, float] | None:
     return float(values[0]), float(values[1])
 
 
+def _regions(values: dict[str, Any]) -> frozenset[str]:
+    """Return the regions of the [input] table: none where it names none, and then there is no gate."""
+    if "regions" not in values:
+        return frozenset()
+    given = values["regions"]
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"input.regions is {given!r}, not a list of {', '.join(_REGIONS)}")
+    return frozenset(_one_of(_REGIONS, one, "one of input.regions") for one in given)
+
+
 def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:
     if value not in allowed:
         raise ValueError(f"{field} is {value!r}, not one of {', '.join(allowed)}")
@@ -82,9 +96,10 @@ def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:
 
 @cache
 def digest(name: str) -> str:
-    """Return a SHA-256 over everything that decides what the model answers: card, code, weights."""
-    folder = _folder(name)
-    files = [*(_HERE / shared for shared in _SHARED), *(file for part in _PARTS for file in sorted(folder.glob(part)))]
+    """Return a SHA-256 over everything that decides what the model answers: card, code, weights, and its gate's."""
+    folders = [_folder(name), *([_HERE / _GATE] if card(name).regions else [])]
+    parts = (file for folder in folders for part in _PARTS for file in sorted(folder.glob(part)))
+    files = [*(_HERE / shared for shared in _SHARED), *parts]
     total = hashlib.sha256()
     for file in files:
         total.update(f"{file.relative_to(_HERE)} {hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
