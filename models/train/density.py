@@ -22,10 +22,8 @@ from models.train.sources import Sample
 _BATCHES, _CHECKED = 80, 40  # of rows changed as in training: to remember, and to draw the lines by
 _ROWS = 8  # of a batch
 _ROOM = 1.25  # the line of strangeness lies so many times as far out as the strangest row of validation
-_SURE = 0.5  # the line of evidence lies at this share of the least evidence of a row of validation that shows a region
+_SURE = 0.5  # the line of evidence lies at this share of the least evidence of a series of validation with a chest
 _LENGTH = 24  # slices of a row at most, as the gate looks at
-
-Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -49,8 +47,9 @@ def complete(weights: Path, task: RegionTask, device: str) -> dict[str, Any]:
     known = torch.from_numpy(regions != UNKNOWN).to(device)
     network.remember(features[known], torch.from_numpy(regions).to(device)[known].long())
     held = replace(task, series=task.held, real=())
-    checked = [*_as_they_are(network, task.held, task, device), *_changed(network, held, _CHECKED, device)]
-    told = _told(network, checked)
+    told = _told(
+        network, list(_as_they_are(network, task.held, task, device)), _changed(network, held, _CHECKED, device)
+    )
     limits = Limits(evidence=round(_SURE * told["least_evidence"], 3), strangeness=round(_ROOM * told["strangest"], 2))
     added = {"limits": asdict(limits), "gate": told, "real_cases": [one.name for one in task.real]}
     save(network, weights, {**read_facts(weights), **added})
@@ -90,22 +89,20 @@ def _seen(
         yield Seen(regions=truth, features=features[number], probabilities=probabilities[number])
 
 
-def _told(network: SliceClassifier, rows: Sequence[Seen]) -> dict[str, Any]:
-    """Return how strange *rows* are, and how much evidence there is of a region that is shown, and of one that is not.
+def _told(network: SliceClassifier, whole: Sequence[Seen], changed: Sequence[Seen]) -> dict[str, Any]:
+    """Return how strange all rows are, and how much evidence of a chest *whole* series give, with one and without.
 
-    Evidence is the greatest probability of chest in a row; one whose slices are not settled may show it or not.
+    Evidence is the greatest probability of chest in a row; one whose slices are not settled may show it or not. Rows
+    that were *changed* are often of two slices, or boxes with a rim of lung: no line could be drawn by those.
     """
-    strange = [float(network.strangeness(one.features).median()) for one in rows]
+    strange = [float(network.strangeness(one.features).median()) for one in (*whole, *changed)]
     chest = network.settings.regions.index("chest")
-    evidence = [(one.regions, float(one.probabilities[:, chest].max())) for one in rows]
-    with_it = [most for regions, most in evidence if (regions == chest).any()]
-    without = [most for regions, most in evidence if ((regions != chest) & (regions != UNKNOWN)).all()]
+    evidence = [(one.regions, float(one.probabilities[:, chest].max())) for one in whole]
+    with_it = sorted(most for regions, most in evidence if (regions == chest).any())
+    without = sorted(most for regions, most in evidence if ((regions != chest) & (regions != UNKNOWN)).all())
     return {
-        "rows": len(rows), "strangest": round(max(strange), 4),
-        "strangeness": [round(one, 3) for one in np.percentile(strange, (50, 95, 99)).tolist()],
-        "rows_with_chest": len(with_it), "least_evidence": round(min(with_it), 4),
-        "evidence_with": [round(one, 3) for one in np.percentile(with_it, (1, 5, 50)).tolist()],
-        "rows_without_chest": len(without), "evidence_without": [
-            round(one, 3) for one in np.percentile(without, (50, 95, 99)).tolist()
-        ],
+        "rows": len(strange), "strangest": round(max(strange), 4),
+        "strange_median": round(float(np.median(strange)), 4),
+        "series_with_chest": len(with_it), "least_evidence": round(min(with_it), 4),
+        "series_without_chest": len(without), "evidence_without": [round(one, 3) for one in without],
     }  # fmt: skip
