@@ -106,9 +106,9 @@ bench-attack: ## an honest sender beside 2,020 hostile connections
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
 	@$(BIN)/python -m tests.benchmarks.attack
 
-bench-quality: ## the models over every case of the test data, as it is and made harder: OUT=folder COMPARE=report.json MODEL=name
+bench-quality: ## the models over every case of the test data, as it is and made harder: OUT=folder COMPARE=report.json MODEL=name ONLY=gate
 	@PYTHON=$(PYTHON) deploy/setup.sh worker,dev
-	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE)) $(if $(MODEL),--model $(MODEL))
+	@$(BIN)/python -m workers.evaluate --data $(or $(PACS_NODE_TEST_DATA),../shared/data) $(if $(OUT),--out $(OUT)) $(if $(COMPARE),--compare $(COMPARE)) $(if $(MODEL),--model $(MODEL)) $(if $(filter gate,$(ONLY)),--gate)
 
 RECIPE ?= models/train/recipes/ct-lung-cpu.toml
 train: ## train a network by a recipe: RECIPE=models/train/recipes/.. OPTIONS="--device cuda --minutes 60"

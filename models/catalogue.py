@@ -14,6 +14,9 @@ from models.contract import Card, Code, MapKind, Model, SegmentKind
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
 _SHARED = ("contract.py", "explain.py", "lungs.py", "masks.py", "network.py", "sampling.py")  # what models run
+_GATE = "gate"  # folder of what decides whether a scan is let through, for models whose card asks for it
+#: What a card may ask for; models.generator draws the same, but loading it would load scipy.
+_REGIONS = ("chest", "abdomen", "pelvis", "head", "neck", "legs", "object")
 _KINDS = ("segmentation", "detection")
 _QUALIFICATIONS = ("PRODUCT", "RESEARCH", "SERVICE")  # ContentQualification (0018,9004), PS3.3 C.8.13.2.1.1
 
@@ -67,6 +70,7 @@ def _card(values: dict[str, Any]) -> Card:
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
         window=_window(values.get("window")), processor=bool(values.get("processor", True)),
         builds_on=tuple(values.get("builds_on", [])),
+        regions=_regions(values.get("input", {})),
     )  # fmt: skip
 
 
@@ -76,6 +80,16 @@ def _window(values: list[Any] | None) -> tuple[float, float] | None:
     if len(values) != 2 or not all(isinstance(one, int | float) for one in values) or values[1] <= 0:
         raise ValueError(f"window is {values}, not a centre and a width above 0")
     return float(values[0]), float(values[1])
+
+
+def _regions(values: dict[str, Any]) -> frozenset[str]:
+    """Return the regions of the [input] table: none where it names none, and then there is no gate."""
+    if "regions" not in values:
+        return frozenset()
+    given = values["regions"]
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"input.regions is {given!r}, not a list of {', '.join(_REGIONS)}")
+    return frozenset(_one_of(_REGIONS, one, "one of input.regions") for one in given)
 
 
 def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:
@@ -88,10 +102,11 @@ def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:
 def digest(name: str) -> str:
     """Return a SHA-256 over everything that decides what the model answers: card, code, weights.
 
-    Those of the models that it builds on are among them.
+    Those of the models that it builds on, and of the gate that it asks for, are among them.
     """
     files = [_HERE / shared for shared in _SHARED]
-    for folder in map(_folder, (name, *_foundations(name))):
+    gate = [_HERE / _GATE] if card(name).regions else []
+    for folder in (*map(_folder, (name, *_foundations(name))), *gate):
         files += (file for part in _PARTS for file in sorted(folder.glob(part)))
     total = hashlib.sha256()
     for file in files:

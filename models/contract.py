@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 Progress = Callable[[float, str], None]
 
 Mask = NDArray[np.bool_]  # (z, y, x)
+Picture = NDArray[np.uint8]  # (y, x, 3), sRGB
 
 
 class NotApplicable(Exception):
     """The volume is not of the kind that this model is made for; the message is the reason, for people.
 
-    *picture* shows what was seen, in RGB (y, x, 3), where there is something to show.
+    *picture* shows what was seen, where there is something to show.
     """
 
-    def __init__(self, reason: str, *, picture: NDArray[np.uint8] | None = None) -> None:
+    def __init__(self, reason: str, *, picture: Picture | None = None) -> None:
         super().__init__(reason)
         self.picture = picture
 
@@ -174,6 +175,7 @@ class Card:
     window: tuple[float, float] | None = None  # centre and width of the values that pictures show
     builds_on: tuple[str, ...] = ()  # models whose code and weights it runs too
     processor: bool = True  # it may run without a GPU, where the GPU has not enough memory for it
+    regions: frozenset[str] = frozenset()  # a scan that shows none of these is refused by the gate; empty: no gate
 
     def kind_of(self, key: str) -> SegmentKind:
         """Return the segment kind of *key*; KeyError where the card has none."""

@@ -7,7 +7,7 @@ network it is, with which settings, and the facts of its training, so that a fil
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -123,34 +123,73 @@ class SliceClassifier(nn.Module):
 
     Takes (n, slices, y, x) and, where series are of different lengths, how many *lengths* (n,) of their slices are
     real; returns logits of the region of each slice (n, slices, regions) and of the kind of each series (n, kinds).
+    With batch normalisation: group normalisation takes away how dark a slice is on the whole, which tells a lung, and
+    it hardly learnt (a mean loss of 3.7 in place of 1.7 after 80 steps). It also keeps where the features of each
+    region lay in training, and how they scattered there (`strangeness`): nought until `remember` is called.
     """
+
+    centres: Tensor  # (regions, features)
+    whitening: Tensor  # (features, features)
 
     def __init__(self, settings: SliceClassifierSettings) -> None:
         super().__init__()
         self.settings = settings
         widths = [settings.channels * 2**level for level in range(4)]
         self.look = nn.Sequential(
-            *(_step(2, before, width) for before, width in zip([1, *widths], widths, strict=False)),
+            *(_step(2, before, width, nn.BatchNorm2d) for before, width in zip([1, *widths], widths, strict=False)),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(),
         )  # fmt: skip
+        self.level = nn.LayerNorm(widths[-1])
         self.along = nn.GRU(widths[-1], settings.hidden, batch_first=True, bidirectional=True)
-        self.region = nn.Linear(2 * settings.hidden, len(settings.regions))
-        self.kind = nn.Linear(2 * settings.hidden, len(settings.kinds))
+        self.region = nn.Linear(2 * settings.hidden + widths[-1], len(settings.regions))
+        self.kind = nn.Linear(2 * settings.hidden + widths[-1], len(settings.kinds))
+        self.register_buffer("centres", torch.zeros(len(settings.regions), widths[-1]))
+        self.register_buffer("whitening", torch.zeros(widths[-1], widths[-1]))
 
     def features(self, slices: Tensor) -> Tensor:
         """Return what the CNN sees in each of *slices* (n, slices, y, x): (n, slices, features)."""
         seen: Tensor = self.look(slices.flatten(0, 1)[:, None])
         return seen.reshape(*slices.shape[:2], -1)
 
+    def remember(self, features: Tensor, regions: Tensor) -> None:
+        """Keep where *features* (n, features) of slices of known *regions* (n,) lie and how they scatter about it.
+
+        One Gaussian a region, all of the same covariance. A hundredth of its mean variance is added in every direction:
+        features that hardly ever vary would make everything strange. ValueError where a region has no slice.
+        """
+        there = [regions == number for number in range(len(self.settings.regions))]
+        if not all(bool(one.any()) for one in there):
+            raise ValueError(f"each of {', '.join(self.settings.regions)} needs a slice")
+        self.centres = torch.stack([features[one].mean(dim=0) for one in there])
+        off = (features - self.centres[regions]).double()
+        scatter = off.T @ off / len(off)
+        scatter += 0.01 * scatter.diagonal().mean() * torch.eye(len(scatter), dtype=scatter.dtype, device=off.device)
+        self.whitening = torch.linalg.inv(torch.linalg.cholesky(scatter)).T.float().contiguous()
+
+    def strangeness(self, features: Tensor) -> Tensor:
+        """Return how far *features* (..., features) lie from all that was remembered: about 1 for the like of it.
+
+        The Mahalanobis distance to the nearest region over the root of the number of features (Lee 2018,
+        1807.03888).
+        """
+        off = (features[..., None, :] - self.centres) @ self.whitening  # (..., regions, features)
+        return off.square().mean(dim=-1).sqrt().amin(dim=-1)
+
+    def judge(self, features: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the logits of regions and kinds of slices' *features* (n, slices, features)."""
+        count = features.shape[1]
+        if lengths is None:
+            lengths = torch.full((features.shape[0],), count)
+        level = self.level(features)
+        packed = pack_padded_sequence(level, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        along, _ = pad_packed_sequence(self.along(packed)[0], batch_first=True, total_length=count)
+        real = torch.arange(count, device=features.device) < lengths.to(features.device)[:, None]  # (n, slices)
+        both = torch.cat([along, level * real[..., None]], dim=-1)  # beyond a series' length the GRU gives noughts
+        return self.region(both), self.kind(both.sum(dim=1) / lengths.to(both)[:, None])
+
     def forward(self, slices: Tensor, lengths: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the logits of regions and kinds; what lies behind a series' length changes nothing."""
-        count = slices.shape[1]
-        if lengths is None:
-            lengths = torch.full((slices.shape[0],), count)
-        packed = pack_padded_sequence(self.features(slices), lengths.cpu(), batch_first=True, enforce_sorted=False)
-        along, _ = pad_packed_sequence(self.along(packed)[0], batch_first=True, total_length=count)
-        mean = along.sum(dim=1) / lengths.to(along)[:, None]  # beyond a series' length the GRU gives noughts
-        return self.region(along), self.kind(mean)
+        return self.judge(self.features(slices), lengths)
 
 
 class NoduleCNN(nn.Module):
@@ -188,20 +227,23 @@ Network = UNet | SliceClassifier | NoduleCNN
 N = TypeVar("N", UNet, SliceClassifier, NoduleCNN)
 
 
-def _block(dims: int, before: int, width: int) -> nn.Sequential:
+def _in_groups(width: int) -> nn.Module:
+    return nn.GroupNorm(max(n for n in (8, 4, 2, 1) if width % n == 0), width)
+
+
+def _block(dims: int, before: int, width: int, norm: Callable[[int], nn.Module] = _in_groups) -> nn.Sequential:
     """Return two convolutions of 3 voxels a side, each normalised and bent."""
-    return nn.Sequential(*_bent(dims, before, width), *_bent(dims, width, width))
+    return nn.Sequential(*_bent(dims, before, width, norm), *_bent(dims, width, width, norm))
 
 
-def _step(dims: int, before: int, width: int) -> nn.Sequential:
+def _step(dims: int, before: int, width: int, norm: Callable[[int], nn.Module] = _in_groups) -> nn.Sequential:
     """Return a halving of the grid and two convolutions."""
-    return nn.Sequential(_POOL[dims - 2](2), _block(dims, before, width))
+    return nn.Sequential(_POOL[dims - 2](2), _block(dims, before, width, norm))
 
 
-def _bent(dims: int, before: int, width: int) -> tuple[nn.Module, ...]:
-    groups = max(n for n in (8, 4, 2, 1) if width % n == 0)
+def _bent(dims: int, before: int, width: int, norm: Callable[[int], nn.Module]) -> tuple[nn.Module, ...]:
     convolution = _CONV[dims - 2](before, width, kernel_size=3, padding=1, bias=False)
-    return convolution, nn.GroupNorm(groups, width), nn.LeakyReLU(_SLOPE, inplace=True)
+    return convolution, norm(width), nn.LeakyReLU(_SLOPE, inplace=True)
 
 
 def _continued(images: Tensor, multiple: int) -> Tensor:

@@ -26,6 +26,7 @@ from models.evaluate.perturb import PERTURBATIONS
 from models.evaluate.pictures import Fault
 from models.evaluate.results import PLANTED, Report, Run
 from workers.evaluation import Task, blank_runs, evaluate
+from workers.gating import passings
 from workers.reference_cases import CASES, Case
 from workers.storage_order import ORDERS
 
@@ -95,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", action="append", choices=catalogue.card_names(), help="only this model; repeatable")
     parser.add_argument("--device", default="cpu", help="torch device, e.g. cuda:0")
     parser.add_argument("--only", default="", help="cases whose name holds this text")
+    parser.add_argument("--gate", action="store_true", help="the gate's part alone")
     parser.add_argument("--plain", action="store_true", help="only the series as they are: no variants")
     options = parser.parse_args(arguments)
     cases = [case for case in CASES if options.only in case.name]
@@ -102,10 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"no case holds {options.only!r}" if options.data.is_dir() else f"no folder {options.data}")
     earlier = results.read(options.compare) if options.compare else None
     names = tuple(options.model or catalogue.card_names())
-    chosen = tasks(cases, names, options.data, options.device)
+    chosen = () if options.gate else tasks(cases, names, options.data, options.device)
     runs, faults = run_all([task for task in chosen if not (options.plain and task.variant)])
+    passed = tuple(passings(cases, options.data, options.device, plain=options.plain, only=options.only))
     known = {name: {"version": catalogue.card(name).version, "digest": catalogue.digest(name)} for name in names}
-    report = Report(machine=machine(), models=known, runs=tuple(runs))
+    report = Report(machine=machine(), models=known, runs=tuple(runs), passings=passed)
     if options.out:
         write_pages(report, faults, options.out, earlier)
     figures = summary.figures(report)

@@ -22,10 +22,10 @@ from models.evaluate.results import PLANTED, Agreement, Lesion, Run, agree, ball
 from models.evaluate.scores import Mark
 from node.dicom.reader import read_series
 from node.errors import InputInvalid
-from workers.reference_cases import Case, lungs_of, nodules_of, tumour_of
+from workers.inference import pass_gate
+from workers.reference_cases import Case, images_of, lungs_of, nodules_of, tumour_of
 from workers.storage_order import ORDERS
 
-_OTHERS = {".json", ".md", ".nrrd", ".mha", ".gz"}  # what lies beside the images of a case
 _SIDES = {"left-lung": ("left-lung",), "right-lung": ("right-lung",), "lungs": ("left-lung", "right-lung")}
 _NODULE = "nodule"  # the key of marks that are compared with nodules
 _PLANTED_EACH = 12  # nodules that are tried in one planted scan
@@ -83,7 +83,7 @@ def blank_runs(task: Task) -> list[Run]:
 
 def _seen(task: Task) -> tuple[Volume, Truth]:
     """Return the volume that the models get, and the truth on its grid."""
-    paths = _images(task.data / task.case.name)
+    paths = images_of(task.case, task.data)
     with tempfile.TemporaryDirectory() as folder:
         if task.variant in ORDERS:
             paths = ORDERS[task.variant](read_series(paths), Path(folder))
@@ -132,18 +132,13 @@ def _truth(volume: Volume, lungs: Mapping[str, Mask], objects: Objects | None, t
     return Truth(lungs=lungs, nodules=objects, lesions=lesions, ignored=tumour)
 
 
-def _images(place: Path) -> list[Path]:
-    if place.is_file():
-        return [place]
-    return [file for file in sorted(place.iterdir()) if file.is_file() and file.suffix not in _OTHERS]
-
-
 def _with_findings(run: Run, volume: Volume, device: str) -> tuple[Run, Findings]:
     """Return the run with its time and memory, and the findings; none where the model declined."""
     loaded = catalogue.load(run.model, device)
     _forget_peak()
     start = time.perf_counter()
     try:
+        pass_gate(volume, catalogue.card(run.model), device, lambda _done, _stage: None)
         findings, why = loaded.run(volume, lambda _done, _stage: None), ""
     except NotApplicable as reason:
         findings, why = Findings(), str(reason)

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import catalogue
-from models.contract import Card, Detection, Findings, Mask, Model, NotApplicable, Segment
+from models.contract import Card, Detection, Findings, Mask, Model, NotApplicable, Progress, Segment, Volume
 from node.dicom.gate.findings import check_body_side
 from node.dicom.measure import measure
 from node.dicom.reader import LoadedSeries, read_series
@@ -90,6 +90,7 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
         models[key] = catalogue.load(request.model, device)
     reach("job.model_loaded")
     try:
+        pass_gate(series.volume, catalogue.card(request.model), device, progress)
         findings = models[key].run(series.volume, lambda f, stage: progress(_READING + _MODEL * f, stage))
     except NotApplicable as why:
         raise _declined(why) from why
@@ -105,6 +106,17 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     findings_io.save(request.folder, placed)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))
+
+
+def pass_gate(volume: Volume, card: Card, device: str, progress: Progress) -> None:
+    """Raise NotApplicable, with reason and picture, where *volume* shows nothing that the *card* wants."""
+    if not card.regions:
+        return
+    from models import gate  # torch takes seconds to load; only the child needs it
+
+    judgement = gate.load(device).judge(volume, card.regions, lambda _f, stage: progress(_READING, stage))
+    if not judgement.fits:
+        raise NotApplicable(judgement.reason, picture=judgement.picture())
 
 
 def choose_device(wanted: str) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from models.contract import Mask, Volume
 from models.evaluate.labels import read_label
 
+_OTHERS = {".json", ".md", ".nrrd", ".mha", ".gz"}  # what lies beside the images of a case
 _BY_EYE = 10.0  # mm round a middle that is known to 5 mm: a mark whose centre lies there is on the nodule
 
 
@@ -76,6 +77,14 @@ CASES = (
         for one in _VARIANTS
     ),
 )  # fmt: skip
+
+
+def images_of(case: Case, data: Path) -> list[Path]:
+    """Return the files of the case's images."""
+    place = data / case.name
+    if place.is_file():
+        return [place]
+    return [file for file in sorted(place.iterdir()) if file.is_file() and file.suffix not in _OTHERS]
 
 
 def lungs_of(case: Case, data: Path, volume: Volume) -> Mapping[str, Mask]:

@@ -11,11 +11,13 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from models.evaluate import summary
+from models.evaluate.gate_tables import gate_tables
 from models.evaluate.metrics import IGNORED, NOWHERE
 from models.evaluate.pictures import FOUND, REFERENCE, Fault, choose
 from models.evaluate.planted import KINDS
 from models.evaluate.results import Agreement, Report, Run
 from models.evaluate.scores import RATES
+from models.evaluate.table import Table
 
 PICTURES = 10  # of each model and group
 
@@ -31,15 +33,6 @@ _GROUPS = (
     ("changed series", summary.perturbed),
     ("planted nodules", summary.planted),
 )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Table:
-    """Rows under a head."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,6 +86,7 @@ def tables(report: Report, earlier: Report | None = None) -> list[Table]:
         mine = [run for run in report.runs if run.model == name]
         made += [_runs(f"{name}: {group}", [run for run in mine if pick(run)]) for group, pick in _GROUPS]
         made += [*_score_tables(name, mine), _planted_table(name, mine)]
+    made += [*gate_tables(report.passings)]
     return [table for table in made if table.rows]
 
 

@@ -68,12 +68,35 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Passing:
+    """What the gate said of one scan, asked for a chest."""
+
+    case: str  # folder of a real scan, or region and seed of a generated one
+    variant: str = ""  # "" for the scan as it is
+    generated: bool = False
+    learnt: bool = False  # the gate's network was trained on it
+    shown: bool | None = None  # whether lung is in view; None where there is next to none, and both would be right
+    admitted: bool
+    reason: str = ""  # why it was refused
+    error: str = ""  # what broke; then nothing else counts
+    evidence: float = 0.0
+    strangeness: float = 0.0
+    seconds: float = 0.0
+
+    @property
+    def wrong(self) -> bool:
+        """Whether a scan with lung was refused, or one without admitted."""
+        return not self.error and self.shown is not None and self.shown != self.admitted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Report:
     """A whole evaluation."""
 
     machine: str
     models: Mapping[str, Mapping[str, str]]  # name -> version and digest
     runs: tuple[Run, ...]
+    passings: tuple[Passing, ...] = ()
     schema: int = SCHEMA
 
 
@@ -103,7 +126,10 @@ def read(file: Path) -> Report:
     values = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(values, dict) or values.get("schema") != SCHEMA:
         raise ValueError(f"{file} is no report of an evaluation of schema {SCHEMA}")
-    return Report(machine=values["machine"], models=values["models"], runs=tuple(map(_run, values["runs"])))
+    return Report(
+        machine=values["machine"], models=values["models"], runs=tuple(map(_run, values["runs"])),
+        passings=tuple(Passing(**one) for one in values.get("passings", [])),
+    )  # fmt: skip
 
 
 def _run(values: dict[str, Any]) -> Run:

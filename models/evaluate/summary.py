@@ -7,7 +7,7 @@ from typing import Any
 
 from models.evaluate.metrics import NOWHERE
 from models.evaluate.planted import KINDS
-from models.evaluate.results import PLANTED, Agreement, Report, Run, scans
+from models.evaluate.results import PLANTED, Agreement, Passing, Report, Run, scans
 from models.evaluate.scores import Calibration, Froc, calibration, froc
 
 #: The case whose lungs a physician drew on every slice.
@@ -52,8 +52,22 @@ def figures(report: Report) -> dict[str, Any]:
         "perturbed_dice": _perturbed_dice(runs), "perturbed_dice_least": _least_dice(runs),
         "perturbed_nodules": _perturbed_nodules(runs), "planted": _planted_figures(runs),
         "seconds": _greatest(runs, lambda run: run.seconds), "peak_mb": _greatest(runs, lambda run: run.peak_mb),
-        "errors": sum(bool(run.error) for run in runs), "runs": len(runs),
+        **_gate_figures(report.passings),
+        "errors": sum(bool(run.error) for run in runs) + sum(bool(one.error) for one in report.passings),
+        "runs": len(runs),
     }  # fmt: skip
+
+
+def _gate_figures(passings: Sequence[Passing]) -> dict[str, Any]:
+    """Return how many scans the gate was wrong about, and of how many; None where it was not asked."""
+    if not passings:
+        return dict.fromkeys(("gate_false_refusals", "gate_with_lung", "gate_false_admissions", "gate_without_lung"))
+    return {
+        "gate_false_refusals": sum(one.wrong for one in passings if one.shown),
+        "gate_with_lung": sum(one.shown is True for one in passings),
+        "gate_false_admissions": sum(one.wrong for one in passings if not one.shown),
+        "gate_without_lung": sum(one.shown is False for one in passings),
+    }
 
 
 def froc_of(runs: Iterable[Run], pick: Pick) -> Froc | None:

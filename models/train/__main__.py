@@ -19,7 +19,9 @@ from rich.console import Console
 
 from models.network import WeightsError
 from models.train.checkpoint import CheckpointError
+from models.train.density import complete
 from models.train.recipe import Recipe, RecipeError, read_recipe
+from models.train.region import RegionTask
 from models.train.report import save_report
 from models.train.sources import Cache, SampleError, generator_digest
 from models.train.tasks import network_of, task_of
@@ -74,6 +76,8 @@ def _train(options: argparse.Namespace, command: str) -> None:
     if options.resume:
         trainer.resume()
     ended = trainer.run()
+    if isinstance(task, RegionTask):
+        trainer.facts |= complete(out / "weights.safetensors", task, options.device)
     save_report(trainer, ended)
     console.print(f"{ended}; best is epoch {trainer.best['epoch']:g} with {trainer.best['score']:.4f}: {out}")
 

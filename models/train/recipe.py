@@ -40,6 +40,7 @@ class Data:
     tidy: float = 0.0  # share of the bodies drawn without the generator's oddities
     real_share: float = 0.0  # of the samples of a batch, where prepared cases are given
     real_validation: float = 0.25  # share of the prepared cases kept for validation; which, the seed decides
+    left_out: tuple[str, ...] = ()  # names of prepared cases that are neither learnt from nor validated with
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,6 +78,8 @@ class Augmentation:
     circle: float = 0.2  # share of samples with nothing but padding outside a circle
     cut: float = 0.2  # share of samples cut by a straight border
     dropped: float = 0.1  # share of samples in which a neighbour slice is the middle one once more
+    joined: float = 0.0  # share of rows of slices that go on into the region above
+    boxed: float = 0.0  # share of rows of slices of which a box alone is seen, as in a crop
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

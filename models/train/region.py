@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from models.generator import REGIONS
 from models.network import Network, SliceClassifierSettings
-from models.sampling import UNKNOWN
+from models.sampling import LOWEST, UNKNOWN
 from models.train.augment import augmented_slices, middle
 from models.train.losses import cross_entropy
 from models.train.pictures import coloured, save_strip
@@ -20,8 +22,18 @@ from models.train.recipe import Recipe
 from models.train.sources import Sample
 from models.train.task import Batch
 
-_FEWEST, _MOST = 3, 24  # slices of a series that one step sees
+_FEWEST, _MOST = 2, 24  # slices of a series that one step sees
+_SHORT = 6.0  # most rows are short: many bodies teach more than many slices of one
 _PICTURES = 10
+_CHEST = REGIONS.index("chest")
+_UPWARDS = ("legs", "pelvis", "abdomen", "chest", "neck", "head")
+_ON = 0.5  # share of joined rows that go on once more
+_BOX_MM = (60.0, 270.0)  # side of a box that is seen alone
+_BODY = -900  # HU: air lies below
+_LUNG = (-990, -500)  # HU
+_LEAST_LUNG = 0.15  # share of a box
+
+Row = tuple[NDArray[np.int16], NDArray[np.uint8], int]  # slices (slices, y, x), their regions, the series' own
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -43,16 +55,18 @@ class RegionTask:
 
     def batch(self, rng: np.random.Generator, count: int) -> Batch:
         """Return rows of slices (count, slices, y, x), their regions (count, slices) and the series' own (count,)."""
-        share, length = self.recipe.data.real_share if self.real else 0.0, int(rng.integers(_FEWEST, _MOST + 1))
-        rows, regions, kinds = [], [], []
+        how, length = self.recipe.augmentation, int(_FEWEST + (_MOST + 1 - _FEWEST) * rng.random() ** _SHORT)
+        rows: list[NDArray[np.int16]] = []
+        regions: list[NDArray[np.uint8]] = []
+        kinds: list[int] = []
         for _ in range(count):
-            source = self.real if rng.random() < share else self.series
-            sample = source[int(rng.integers(len(source)))]
-            places = self._places(len(sample.voxels), length, rng)
-            rows.append(sample.voxels[places])
-            regions.append(sample.labels[places])
-            kinds.append(sample.labels[-1])
-        return tuple(torch.from_numpy(np.stack(one)) for one in (rows, regions, kinds))
+            voxels, labels, kind = self._row(length, rng)
+            if how.boxed and rng.random() < how.boxed:
+                voxels, labels = boxed(voxels, labels, self.recipe.data.spacing[2], rng)
+            rows.append(voxels)
+            regions.append(labels)
+            kinds.append(kind if (labels != UNKNOWN).any() else UNKNOWN)
+        return torch.from_numpy(np.stack(rows)), torch.from_numpy(np.stack(regions)), torch.tensor(kinds)
 
     def loss(self, network: Network, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Return cross-entropy of the slices' regions and of the series' own, each counting as much."""
@@ -102,11 +116,58 @@ class RegionTask:
                 of_slices, of_series = network(middle(row, self.recipe.data.canvas))
             yield sample, of_slices[0].argmax(dim=-1).cpu().numpy(), int(of_series[0].argmax())
 
-    @staticmethod
-    def _places(slices: int, length: int, rng: np.random.Generator) -> np.ndarray[Any, Any]:
-        """Return *length* slices in order, evenly spaced between two ends drawn at random; few are shown repeatedly."""
-        first, last = np.sort(rng.integers(0, slices, 2))
-        return np.asarray(np.linspace(first, last, length).round().astype(int))
+    def _row(self, length: int, rng: np.random.Generator) -> Row:
+        """Return *length* slices of a series, or of several that go on into each other, which are of no one kind."""
+        share = self.recipe.data.real_share if self.real else 0.0
+        source = self.real if rng.random() < share else self.series
+        parts = [source[int(rng.integers(len(source)))]]
+        joined = self.recipe.augmentation.joined
+        while joined and rng.random() < (joined if len(parts) == 1 else _ON):
+            above = self._above(parts[-1])
+            if not above:
+                break
+            parts.append(above[int(rng.integers(len(above)))])
+        ends = np.cumsum([0, *(len(one.voxels) for one in parts)])
+        places = _places(int(ends[-1]), length, rng)
+        of = np.searchsorted(ends, places, side="right") - 1
+        pairs = [(parts[n], z - ends[n]) for n, z in zip(of, places, strict=True)]
+        kind = parts[0].labels[-1] if len(parts) == 1 else UNKNOWN
+        return np.stack([one.voxels[z] for one, z in pairs]), np.array([one.labels[z] for one, z in pairs]), int(kind)
+
+    def _above(self, sample: Sample) -> list[Sample]:
+        """Return the series of the region that lies above that of *sample*; none above a head or an object."""
+        name = self.regions[sample.labels[-1]]
+        if name not in _UPWARDS[:-1]:
+            return []
+        wanted = self.regions.index(_UPWARDS[_UPWARDS.index(name) + 1])
+        return [one for one in self.series if one.labels[-1] == wanted]
+
+
+def boxed(
+    voxels: NDArray[np.int16], labels: NDArray[np.uint8], spacing: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Return a row of slices (slices, y, x) of which a box in the patient alone is seen, moved to the middle.
+
+    A slice of chest whose box holds next to no lung is not settled any more. *spacing* is that of the plane in mm.
+    """
+    side = rng.uniform(*_BOX_MM) / spacing
+    half = np.maximum(1, np.rint(side * rng.uniform(0.8, 1.25, 2) / 2)).astype(int)
+    there = np.argwhere(voxels[len(voxels) // 2] > _BODY)
+    middle = np.array(voxels.shape[1:]) // 2
+    at = there[int(rng.integers(len(there)))] if len(there) else middle
+    moved = np.full_like(voxels, int(LOWEST))
+    (low_y, low_x), (high_y, high_x) = np.maximum(at - half, 0), np.minimum(at + half, voxels.shape[1:])
+    seen = voxels[:, low_y:high_y, low_x:high_x]
+    top, start = np.maximum(middle - np.array(seen.shape[1:]) // 2, 0)
+    moved[:, top : top + seen.shape[1], start : start + seen.shape[2]] = seen
+    lung = ((seen > _LUNG[0]) & (seen < _LUNG[1])).mean(axis=(1, 2)) >= _LEAST_LUNG
+    return moved, np.where((labels == _CHEST) & ~lung, UNKNOWN, labels).astype(np.uint8)
+
+
+def _places(slices: int, length: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return *length* slices in order, evenly spaced between two ends drawn at random; few are shown repeatedly."""
+    first, last = np.sort(rng.integers(0, slices, 2))
+    return np.asarray(np.linspace(first, last, length).round().astype(np.int64))
 
 
 def _balanced(pairs: list[tuple[int, int]]) -> float:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract import Volume
-from models.generator import REGIONS, Body, Wish, draw_body
+from models.contract import Mask, Volume
+from models.generator import REGIONS, Wish, draw_body
 from models.sampling import LOWEST, UNKNOWN, Grid
 from models.train.recipe import Data
 from models.train.sources import Case, Sample
 
 _HIGHEST = 3071.0  # HU that are kept, as 12 bits hold them
+_LUNG_MM2 = 500.0  # of lung in a slice that is to be called chest
+#: Regions of generated series in turn: none is rare, as most are among the bodies that the generator draws at will.
+_TURNS = ("chest", "abdomen", "head", "chest", "neck", "legs", "pelvis", "object", "chest", "abdomen")
 
 
 def draw_lungs(data: Data, seed: int) -> Sample:
@@ -39,20 +44,18 @@ def lungs_of(case: Case, data: Data) -> list[Sample]:
 
 
 def series_of(case: Case, data: Data) -> list[Sample]:
-    """Return the case as a series of the region that its facts name; its slices are settled as those of a body."""
-    region = case.facts["region"]
-    lung = ((case.labels > 0) & (case.labels != UNKNOWN)).any(axis=(1, 2))
-    settled = ~lung if region != "chest" else lung
-    if (case.labels == UNKNOWN).all():
-        settled = np.zeros_like(lung)
-    regions = np.where(settled, REGIONS.index(region), UNKNOWN).astype(np.uint8)
+    """Return the case as a series of the region that its facts name; its slices are told as those of a body."""
+    region, unknown = case.facts["region"], bool((case.labels == UNKNOWN).all())
+    lung = (case.labels > 0) & (case.labels != UNKNOWN)
+    regions = np.full(len(lung), UNKNOWN, np.uint8) if unknown else _regions(lung, region, case.volume)
     return [series_sample(case.name, case.volume, regions, region, data)]
 
 
 def draw_series(data: Data, seed: int) -> Sample:
     """Return a generated body as a row of slices with the region of each, and at the end what the whole series is."""
-    body = draw_body(seed, _wish(data, seed))
-    return series_sample(f"{body.region}-{seed}", body.volume, _regions(body), body.region, data)
+    body = draw_body(seed, replace(_wish(data, seed), region=_TURNS[seed % len(_TURNS)]))
+    regions = _regions(body.labels > 0, body.region, body.volume)
+    return series_sample(f"{body.region}-{seed}", body.volume, regions, body.region, data)
 
 
 def series_sample(
@@ -69,15 +72,17 @@ def series_sample(
     return Sample(name=name, voxels=kept(grid.sample(volume.voxels)), labels=labels)
 
 
-def _regions(body: Body) -> NDArray[np.uint8]:
-    """Return the region of each slice of *body*.
+def _regions(lung: Mask, region: str, volume: Volume) -> NDArray[np.uint8]:
+    """Return the region of each slice of a scan of *region*, whose lungs are known.
 
-    A slice with lung shows chest; a slice without lung in a chest scan may show neck or belly, and one with lung in
-    another region's scan shows both: those are not settled.
+    A slice with lung shows chest, whatever was to be scanned; one with next to none is not settled, nor is one without
+    lung in a scan of the chest: it may show neck or belly.
     """
-    lung = (body.labels > 0).any(axis=(1, 2))
-    settled = lung == (body.region == "chest")
-    return np.where(settled, REGIONS.index(body.region), UNKNOWN).astype(np.uint8)
+    _, dy, dx = volume.spacing
+    area = lung.sum(axis=(1, 2)) * dy * dx
+    without = UNKNOWN if region == "chest" else REGIONS.index(region)
+    regions = np.where(area >= _LUNG_MM2, REGIONS.index("chest"), np.where(area == 0, without, UNKNOWN))
+    return regions.astype(np.uint8)
 
 
 def _wish(data: Data, seed: int) -> Wish:

@@ -15,7 +15,7 @@ from models.train.nodule import NoduleTask
 from models.train.recipe import Data, Recipe
 from models.train.region import RegionTask
 from models.train.samples import draw_lungs, draw_series, lungs_of, series_of
-from models.train.sources import Cache, Case, Sample, parted, read_cases
+from models.train.sources import Cache, Case, Sample, SampleError, parted, read_cases
 from models.train.task import Task
 
 Counts = dict[str, int]
@@ -39,7 +39,7 @@ def task_of(recipe: Recipe, cache: Cache, cases: Path | None) -> tuple[Task, Cou
     """Return the recipe's task and how many samples of each kind it has; *cases* holds prepared real ones."""
     draw, from_case = _MAKERS[recipe.task]
     drawn, held = _drawn(recipe, cache, draw)
-    real = [] if cases is None else [made for one in read_cases(cases) for made in from_case(one, recipe.data)]
+    real = [made for one in _cases(cases, recipe.data.left_out) for made in from_case(one, recipe.data)]
     learnt, kept = parted([one.name for one in real], recipe.data.real_validation, recipe.seed)
     counts = {
         "generated": len(drawn), "generated for validation": len(held), "real": len(learnt),
@@ -47,6 +47,15 @@ def task_of(recipe: Recipe, cache: Cache, cases: Path | None) -> tuple[Task, Cou
     }  # fmt: skip
     held += [real[n] for n in kept]
     return _task(recipe, drawn, [real[n] for n in learnt], held), counts
+
+
+def _cases(folder: Path | None, left_out: tuple[str, ...]) -> list[Case]:
+    """Return the prepared cases of *folder* but for those left out; SampleError where one of these is not there."""
+    read = [] if folder is None else read_cases(folder)
+    lacking = sorted(set(left_out) - {one.name for one in read})
+    if lacking and folder is not None:
+        raise SampleError(f"{folder}: holds no case {', '.join(lacking)} that could be left out")
+    return [one for one in read if one.name not in left_out]
 
 
 def _task(recipe: Recipe, drawn: list[Sample], real: list[Sample], held: list[Sample]) -> Task:

@@ -14,6 +14,7 @@ import pytest
 import models
 from models import catalogue
 from models.contract import Card
+from models.generator import REGIONS
 
 NAMES = ("ct-lung", "ct-lung-nodule")
 ROOT = Path(models.__file__).resolve().parent.parent
@@ -67,6 +68,29 @@ def test_left_and_right_are_coded_as_left_and_right(name: str) -> None:
         assert laterality.value == code
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_models_of_the_lung_ask_for_a_chest(name: str) -> None:
+    """By the names that the generator draws and the gate knows."""
+    assert catalogue.card(name).regions == {"chest"}
+    assert catalogue._REGIONS == REGIONS
+
+
+def test_a_card_without_input_asks_no_gate_and_its_digest_leaves_it_out(tmp_path: Path) -> None:
+    """The gate decides what the models answer that ask it: its code and its weights are in their digests alone."""
+    shutil.copytree(ROOT / "models", tmp_path / "models", ignore=shutil.ignore_patterns("__pycache__"))
+    card = tmp_path / "models" / "ct_lung_nodule" / "card.toml"
+    text = card.read_text(encoding="utf-8")
+    card.write_text(text.replace('[input]\nregions = ["chest"]\n', ""), encoding="utf-8")
+    before = {name: ask(tmp_path, name) for name in NAMES}
+    with (tmp_path / "models" / "gate" / "judge.py").open("a", encoding="utf-8") as file:
+        file.write("# changed\n")
+    between = {name: ask(tmp_path, name) for name in NAMES}
+    (tmp_path / "models" / "gate" / "weights.safetensors").write_bytes(b"other")
+    after = ask(tmp_path, "ct-lung")
+    assert len({before["ct-lung"], between["ct-lung"], after}) == 3
+    assert ask(tmp_path, "ct-lung-nodule") == before["ct-lung-nodule"]
+
+
 def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
     """For the card, the digest and the model itself."""
     for question in (catalogue.card, catalogue.digest, lambda name: catalogue.load(name, "cpu")):
@@ -88,6 +112,9 @@ def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
         ("[[segment]]", "[[segment", "line"),
         ('kind = "segmentation"', 'kind = "segmentation"\nbuilds_on = ["ct-gap"]', "'ct-gap', which is no other model"),
         ('kind = "segmentation"', 'kind = "segmentation"\nbuilds_on = ["ct-spleen"]', "'ct-spleen', which is no other"),
+        ('regions = ["chest"]', 'regions = ["tail"]', "input.regions is 'tail', not one of chest, abdomen"),
+        ('regions = ["chest"]', "regions = []", "not a list of chest, abdomen"),
+        ('regions = ["chest"]', 'regions = "chest"', "not a list of chest, abdomen"),
     ],
 )
 def test_a_mistake_in_a_card_is_told_with_its_file(
@@ -161,13 +188,13 @@ def test_a_card_names_every_model_that_its_code_imports() -> None:
 def test_a_digest_covers_every_file_that_a_model_runs() -> None:
     """A shared file that the digest does not know could change the answers while they pass for the same."""
     code = (
-        "import sys, importlib\n"
+        "import sys, importlib, models.gate.judge\n"
         f"for name in {NAMES}: importlib.import_module(f'models.{{name.replace(\"-\", \"_\")}}.model')\n"
         "print(*sorted(one.__file__ for name, one in sys.modules.items() if name.startswith('models.')))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     used = {Path(file).relative_to(ROOT / "models") for file in done.stdout.split()}
-    known = {"ct_lung", "ct_lung_nodule", "catalogue.py", *catalogue._SHARED}
+    known = {"ct_lung", "ct_lung_nodule", catalogue._GATE, "catalogue.py", *catalogue._SHARED}
     assert {str(file) for file in used if file.parts[0] not in known} == set()
     assert Path("masks.py") in used
 

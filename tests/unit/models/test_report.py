@@ -16,7 +16,7 @@ from models.evaluate import results, summary
 from models.evaluate.metrics import IGNORED, NOWHERE
 from models.evaluate.pictures import FOUND, REFERENCE, Fault, choose, draw, worst_slices
 from models.evaluate.report import albums, html, markdown
-from models.evaluate.results import Agreement, Lesion, Report, Run
+from models.evaluate.results import Agreement, Lesion, Passing, Report, Run
 from models.evaluate.scores import Mark
 
 
@@ -190,3 +190,34 @@ def test_a_picture_has_both_outlines_where_they_are(thorax: Volume) -> None:
     assert inside[0] - inside[2] > int(plain[0]) - int(plain[2]) + 30
     assert np.array_equal(agreed[round(100 * scale), round(25 * scale)], plain)
     assert not np.array_equal(png, draw(thorax, 31, {"lung": found}, {"lung": reference}, None))
+
+
+def passing(case: str, shown: bool | None, admitted: bool, **values: object) -> Passing:
+    """What the gate said of a scan."""
+    reason = "" if admitted else "this looks like legs"
+    return Passing(case=case, shown=shown, admitted=admitted, reason=reason, seconds=0.5, **values)  # type: ignore[arg-type]
+
+
+def test_the_gate_is_counted_by_what_is_in_view(report: Report, tmp_path: Path) -> None:
+    """A chest refused, a leg admitted; of a scan with next to no lung both would be right; wrong ones come first."""
+    asked = (
+        passing("chest", True, True), passing("chest", True, False, variant="7mm"), passing("head", False, False),
+        passing("seen", True, True, learnt=True), passing("legs-1", False, True, generated=True),
+        passing("rim", None, False), passing("torn", None, False, error="no file"),
+    )  # fmt: skip
+    told = replace(report, passings=asked)
+    figures = summary.figures(told)
+    assert [figures[f"gate_{one}"] for one in ("false_refusals", "with_lung", "false_admissions", "without_lung")] == [
+        1, 3, 1, 2,
+    ]  # fmt: skip
+    page = markdown(told)
+    assert figures["errors"] == 1
+    assert "| torn |  | next to none | no |  | 0.000 | 0.00 | 0.50 | BROKE: no file |" in page
+    assert "| real scans as they came, not trained on | 1 | 0 | 1 | 0 | 1 |" in page
+    assert "| the same made harder | 1 | 1 | 0 | 0 | 0 |" in page
+    assert "| generated, seeds of their own | 0 | 0 | 1 | 1 | 0 |" in page
+    assert page.index("| chest | 7mm | yes | no | WRONG |") < page.index("| chest |  | yes | yes |  |")
+    results.write(told, tmp_path / "report.json")
+    assert results.read(tmp_path / "report.json") == told
+    assert summary.figures(report)["gate_false_refusals"] is None
+    assert "The gate" not in markdown(report)

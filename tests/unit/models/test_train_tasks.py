@@ -175,7 +175,7 @@ def case(labels: np.ndarray, region: str = "chest") -> Case:
 def test_a_real_case_gives_each_task_what_is_known_of_it() -> None:
     """Its lungs where they are labelled, its slices' region where that is settled."""
     labels = np.zeros((9, 14, 17), np.uint8)
-    labels[3:6, 4:9, 5:12] = 1
+    labels[3:6, 2:12, 2:15] = 1  # 520 mm2 a slice
     odd = replace(DATA, canvas=25)
     (of_lungs,), (of_series,) = (make(case(labels), odd) for make in (lungs_of, series_of))
     assert set(np.unique(of_lungs.labels)) == {0, 1}

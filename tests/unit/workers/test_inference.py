@@ -5,23 +5,27 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from models.contract import Findings, Segment
+from models import catalogue
+from models.contract import Card, Findings, NotApplicable, Segment, Volume
+from models.phantom import thorax_phantom
 from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, ModelNotApplicable, OutOfMemory, OutputInvalid
 from node.testing import synthetic_ct, write_series
 from tests.unit.workers import misbehaving
 from workers import inference
-from workers.inference import InferenceChild, Request
+from workers.inference import InferenceChild, Request, pass_gate
 
 
 def _serve_misbehaving(connection: object) -> None:
     """Run the child's loop with models that go wrong, in the spawned process."""
     inference.catalogue.load = misbehaving.load  # type: ignore[assignment]
+    inference.pass_gate = lambda *_: None  # it would take what the device is called for a device
     inference._serve(connection)  # type: ignore[arg-type]
 
 
@@ -144,3 +148,30 @@ def test_what_is_drawn_has_the_sizes_that_are_reported() -> None:
     placed = Findings(segments=(Segment(key="left-lung", mask=mask[:1], volume_ml=2.0),))
     (drawn,) = inference.with_measures(model, placed).segments
     assert drawn.volume_ml == 2.0 and drawn.mask is mask
+
+
+def asking(*regions: str) -> Card:
+    """Return the card of the lungs, asking for other regions."""
+    return replace(catalogue.card("ct-lung"), regions=frozenset(regions))
+
+
+def test_what_the_card_does_not_want_is_declined_with_a_picture() -> None:
+    """Before the model runs; the thorax phantom is no pair of legs."""
+    phantom = thorax_phantom((40, 96, 96), (7.0, 3.6, 3.6))
+    thorax = Volume(voxels=phantom.voxels, affine=phantom.affine)
+    stages = []
+    with pytest.raises(NotApplicable, match=r"this looks like a chest \(\d+ of 24 slices .*\), not legs") as told:
+        pass_gate(thorax, asking("legs"), "cpu", lambda _done, stage: stages.append(stage))
+    assert told.value.picture is not None
+    assert told.value.picture.shape == (480, 720, 3)
+    assert stages == ["looking at what is shown"]
+    pass_gate(thorax, asking("legs", "chest"), "cpu", lambda *_: None)
+
+
+def test_a_card_without_regions_asks_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the scan shows; the gate is not even loaded."""
+    monkeypatch.setattr("models.gate.load", None)
+    nothing = Volume(voxels=np.zeros((4, 90, 90), np.float32), affine=np.eye(4))
+    pass_gate(nothing, asking(), "cpu", lambda *_: None)
+    with pytest.raises(TypeError):
+        pass_gate(nothing, asking("chest"), "cpu", lambda *_: None)

@@ -1,0 +1,115 @@
+"""Which region each slice shows, and whether the scan is like anything that the network has seen; then a verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.contract import Picture, Progress, Volume
+from models.gate.looks import Looks, looks_at, tells_nothing
+from models.gate.picture import Heat, draw, heat_of, plain
+from models.network import SliceClassifier, load_network, read_facts
+
+WEIGHTS = Path(__file__).with_name("weights.safetensors")
+_WORDS = {
+    "chest": "a chest", "abdomen": "an abdomen", "pelvis": "a pelvis", "head": "a head", "neck": "a neck",
+    "legs": "legs", "object": "a phantom or another thing",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """Where the gate draws the line; they travel with the weights."""
+
+    evidence: float  # a scan with no slice that is likelier than this to show a wanted region is refused
+    strangeness: float  # a scan that is stranger than this is refused
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Judgement:
+    """What the gate found of one scan."""
+
+    fits: bool
+    reason: str  # one sentence for people; empty where it fits
+    slices: tuple[int, ...] = ()  # that were looked at, counted from the feet; none where nothing could be told
+    regions: tuple[str, ...] = ()  # the likeliest of each of these
+    share: float = 0.0  # of these slices that show a wanted region: the mean of their probabilities
+    evidence: float = 0.0  # the greatest of these probabilities
+    score: float = 0.0  # how strange the scan is: about 1 for the like of what was trained on
+    limit: float = 0.0  # the score above which it is refused
+    picture: Callable[[], Picture] = field(repr=False)  # draws what was seen and what spoke for it: RGB (y, x, 3)
+
+
+class Gate:
+    """Judges scans; the same voxels give the same judgement on the same kind of processor."""
+
+    def __init__(self, network: SliceClassifier, facts: Mapping[str, Any], device: str) -> None:
+        data = facts["recipe"]["data"]
+        self._network, self._device, self._limits = network, device, Limits(**facts["limits"])
+        self._spacing, self._canvas = tuple(data["spacing"]), int(data["canvas"])
+
+    def judge(self, volume: Volume, regions: frozenset[str], progress: Progress) -> Judgement:
+        """Return whether *volume* shows any of *regions*; where nothing can be told it is let through."""
+        unknown = regions - set(self._network.settings.regions)
+        if unknown or not regions:
+            raise ValueError(f"the gate knows {', '.join(self._network.settings.regions)}, not {sorted(unknown)}")
+        if volume.modality != "CT":
+            what = volume.modality or "of an unknown modality"
+            return Judgement(fits=False, reason=f"this is {what}, not CT", picture=lambda: plain(volume))
+        if tells_nothing(volume):
+            return Judgement(fits=True, reason="", picture=lambda: plain(volume))
+        progress(0.0, "looking at what is shown")
+        return self._judged(volume, regions, looks_at(volume, self._spacing, self._canvas))
+
+    def _judged(self, volume: Volume, regions: frozenset[str], looks: Looks) -> Judgement:
+        probabilities, score = self.seen(looks.pictures)
+        names = self._network.settings.regions
+        wanted = probabilities[:, [names.index(one) for one in sorted(regions)]].sum(axis=1)
+        likeliest = probabilities.argmax(axis=1)
+        found = tuple(names[one] for one in likeliest)
+        reason = self._reason(found, float(wanted.max()), score, regions)
+
+        def heat(n: int) -> Heat:
+            return heat_of(self._network, torch.from_numpy(looks.pictures[n]).to(self._device), int(likeliest[n]))
+
+        return Judgement(
+            fits=not reason, reason=reason, slices=tuple(looks.places.tolist()), regions=found,
+            share=float(wanted.mean()), evidence=float(wanted.max()), score=score, limit=self._limits.strangeness,
+            picture=lambda: draw(volume, looks.places, heat, self._spacing[2]),
+        )  # fmt: skip
+
+    def seen(self, pictures: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
+        """Return of *pictures* (slices, y, x) the probabilities of regions (slices, regions), and their strangeness.
+
+        The latter is the median over the slices: a few odd ones, as of metal, make no scan strange.
+        """
+        with torch.inference_mode():
+            features = self._network.features(torch.from_numpy(pictures[None]).to(self._device))
+            of_slices, _ = self._network.judge(features)
+            strange = self._network.strangeness(features)
+        return of_slices[0].softmax(dim=-1).cpu().numpy(), float(strange[0].median())
+
+    def _reason(self, found: tuple[str, ...], evidence: float, score: float, regions: frozenset[str]) -> str:
+        """Return why the scan is refused; empty where it is not."""
+        if score > self._limits.strangeness:
+            limit = self._limits.strangeness
+            return f"unlike anything that the model was made for (score {score:.1f}, limit {limit:.1f})"
+        if evidence >= self._limits.evidence:
+            return ""
+        ((likeliest, count),) = Counter(one for one in found if one not in regions).most_common(1)
+        asked = " or ".join(_WORDS[one] for one in sorted(regions))
+        return f"this looks like {_WORDS[likeliest]} ({count} of {len(found)} slices looked at), not {asked}"
+
+
+@cache
+def load(device: str) -> Gate:
+    """Return the gate with its weights on the torch *device*."""
+    return Gate(load_network(WEIGHTS, device, SliceClassifier), read_facts(WEIGHTS), device)
