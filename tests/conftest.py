@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 20.0  # seconds for threads that are about to end
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # two processes of tests share the cores: more threads spin, thrice as slow
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads than cores wait for each other busily: thrice as slow
 os.environ.setdefault("PACS_NODE_JOURNAL_MIB", "32")  # of each of the many listeners that tests start
 
 
