@@ -60,10 +60,13 @@ def data_set(file: bytes) -> bytes:
 
 
 class Modality:
-    """Makes studies of the phantom, each of another patient, and sends them until all is acknowledged."""
+    """Makes studies of the phantom, each of another patient, and sends them until all is acknowledged.
 
-    def __init__(self, folder: Path, seed: int, ledger: Ledger) -> None:
-        self._folder, self._seed, self.ledger = folder, seed, ledger
+    It waits *patience* seconds for an answer, also for that of a listener which was killed: pynetdicom sees that late.
+    """
+
+    def __init__(self, folder: Path, seed: int, ledger: Ledger, *, patience: float = 15.0) -> None:
+        self._folder, self._seed, self.ledger, self._patience = folder, seed, ledger, patience
         self._pattern = [dcmread(file) for file in thorax_study(folder / "pattern", shape=SHAPE)]
 
     def make(self, number: int, *, water: bool = False) -> Sent:
@@ -107,7 +110,8 @@ class Modality:
     ) -> list[tuple[str, Path, str]]:
         first = dcmread(left[0][1], stop_before_pixels=True)
         ae = AE(ae_title=CALLING)
-        ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = 15
+        ae.acse_timeout = ae.network_timeout = 15
+        ae.dimse_timeout = self._patience
         ae.add_requested_context(first.SOPClassUID, first.file_meta.TransferSyntaxUID)
         association = ae.associate("127.0.0.1", port, ae_title=called)
         missing = []

@@ -59,7 +59,9 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         ledger = Ledger()
         talker = Talker(stand.port, stand.called, stand.modality_port)
         with talker.listening():
-            yield Scene(stand, ledger, Modality(folder / "modality", 1, ledger), talker, points)
+            # A sender that is silent for longer than a study must be quiet would bring its rest as a second revision.
+            modality = Modality(folder / "modality", 1, ledger, patience=2.5)
+            yield Scene(stand, ledger, modality, talker, points)
 
 
 @pytest.mark.parametrize("action", ACTIONS)
