@@ -62,8 +62,8 @@ class NoduleModel:
             rated += [_Rated(candidate=one, site=site, score=by) for one, by in zip(found, scores, strict=True)]
         rated.sort(key=lambda one: (-one.score, one.candidate.blob.index))
         progress(0.9, "outlining")
-        marks, maps = self._marked(volume, lungs, rated)
-        return Findings(detections=marks, maps=maps, remarks=told)
+        marks, maps, is_all = self._marked(volume, lungs, rated)
+        return Findings(detections=marks, maps=maps, remarks=told if is_all else (*told, _more()))
 
     def _fields(self, volume: Volume, progress: Progress) -> tuple[dict[str, Mask], tuple[str, ...]]:
         """Return by site where nodules are looked for, and what is to be said of it; NotApplicable where nowhere.
@@ -100,10 +100,11 @@ class NoduleModel:
 
     def _marked(
         self, volume: Volume, lungs: dict[str, Mask], rated: list[_Rated]
-    ) -> tuple[tuple[Detection, ...], tuple[ValueMap, ...]]:
-        """Return the marks and both maps; of two marks on the same voxels the better one stands."""
+    ) -> tuple[tuple[Detection, ...], tuple[ValueMap, ...], bool]:
+        """Return the marks, both maps, whether all is marked; of two marks on the same voxels the better one stands."""
         scores, looks = (np.zeros(volume.voxels.shape, np.float32) for _ in range(2))  # what stays 0 costs nothing
         marks: list[Detection] = []
+        is_all = True
         for one in rated:
             if one.score < _NEARLY:
                 break
@@ -111,12 +112,17 @@ class NoduleModel:
             if region is None or any(mark.mask[region.box][region.mask].any() for mark in marks):
                 continue
             scores[region.box][region.mask] = np.maximum(scores[region.box][region.mask], np.float32(one.score))
-            if _is_sure(one) and is_nodular(region) and len(marks) < _MOST_MARKS:
-                marks.append(_detection(volume, region, one))
-                self._look(volume, one, looks)
+            if not (_is_sure(one) and is_nodular(region)):
+                continue
+            if len(marks) == _MOST_MARKS:
+                is_all = False
+                continue
+            marks.append(_detection(volume, region, one))
+            self._look(volume, one, looks)
         for mark in marks:  # where something that is no nodule overlaps a mark, the mark's own score stands
             scores[mark.mask] = mark.score
-        return tuple(marks), (ValueMap(key="candidates", values=scores), ValueMap(key="attention", values=looks))
+        maps = (ValueMap(key="candidates", values=scores), ValueMap(key="attention", values=looks))
+        return tuple(marks), maps, is_all
 
     def _look(self, volume: Volume, one: _Rated, looks: Values) -> None:
         """Draw into *looks* (z, y, x) which places of its cube spoke for a mark, the most of them with its score."""
@@ -125,6 +131,10 @@ class NoduleModel:
         heat = grad_cam(self._judge, image, lambda logits: logits[0]).cpu().numpy()
         box, here = on_the_scan(grid, heat)
         looks[box] = np.maximum(looks[box], np.float32(one.score) * here)
+
+
+def _more() -> str:
+    return f"More places look like nodules than are marked: only the best {_MOST_MARKS} are."
 
 
 def _is_sure(one: _Rated) -> bool:

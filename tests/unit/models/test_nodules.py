@@ -12,6 +12,7 @@ from scipy import ndimage
 
 from models import catalogue
 from models.contract import Detection, Findings, Volume
+from models.ct_lung_nodule import model
 from models.ct_lung_nodule.candidates import cube_grid
 from models.ct_lung_nodule.model import SIZE, SPACING, on_the_scan
 from models.ct_lung_nodule.pieces import piece_of_lung
@@ -78,6 +79,17 @@ def test_a_mirrored_patient_has_the_nodules_on_the_other_sides(mirrored: Volume,
         other = "left-lung" if ball.side == "right-lung" else "right-lung"
         (mark,) = [one for one in found if one.site == other]
         assert mark.centre_mm[0] == pytest.approx(-ball.centre_mm[0], abs=3.0)
+
+
+def test_a_report_says_that_there_is_more_than_it_marks(
+    thorax: Volume, nodules: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left out for the number of marks is not left out in silence; where all are marked nothing is said."""
+    monkeypatch.setattr(model, "_MOST_MARKS", 1)
+    few = catalogue.load("ct-lung-nodule", "cpu").run(thorax, quiet)
+    assert [one.score for one in few.detections] == [nodules.detections[0].score]
+    assert "More places look like nodules than are marked: only the best 1 are." in few.remarks
+    assert not any("More places" in one for one in nodules.remarks)
 
 
 def test_a_thorax_without_nodules_has_an_empty_result(thorax: Volume, phantom: Phantom) -> None:
