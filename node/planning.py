@@ -11,9 +11,10 @@ from datetime import datetime, timedelta
 from sqlalchemy.orm import Session
 
 from models import catalogue
-from node.db import completion, events, jobs, studies
+from node.db import chosen, completion, events, jobs, studies
+from node.db.chosen import Choice
 from node.db.session import Database
-from node.db.studies import Choice, StoredInstance
+from node.db.studies import StoredInstance
 from node.db.tables import StudyRow
 from node.domain.completion import Waits, decide
 from node.domain.job import Job, JobState
@@ -74,7 +75,7 @@ def _plan_all(session: Session, study: StudyRow, rules: Sequence[Rule], why: str
     uid = study.uid
     revision = study.revision + 1
     choices, wanted = choose(studies.series_of(session, uid), rules, study.description)
-    studies.add_choices(session, uid, revision, choices)
+    chosen.add(session, uid, revision, choices)
     job_ids: list[str] = []
     valid: list[str] = []
     for rule, accepted in wanted:
@@ -138,8 +139,8 @@ def decline(session: Session, job: Job, *, reason: str, now: datetime) -> None:
     jobs.end(session, job, JobState.NOT_APPLICABLE, reason=reason, at=now)
     if study is None or not _is_asked(session, study.revision, job):
         return
-    left = studies.accepted_after(session, study.uid, study.revision, job.model, job.series_uid)
-    studies.change_choice(
+    left = chosen.accepted_after(session, study.uid, study.revision, job.model, job.series_uid)
+    chosen.change(
         session, study.uid, study.revision, job.model, job.series_uid, reason=f"{DECLINED}: {reason}"
     )
     if not left:
@@ -164,7 +165,7 @@ def _is_asked(session: Session, revision: int, job: Job) -> bool:
 
     A person may have a job run again that another series, or another revision, has taken the place of.
     """
-    if studies.taken_for(session, job.study_uid, revision, job.model) != job.series_uid:
+    if chosen.taken_for(session, job.study_uid, revision, job.model) != job.series_uid:
         return False
     return _input_digest(studies.instances_of(session, job.study_uid, job.series_uid)) == job.input_digest
 
@@ -194,7 +195,7 @@ def _plan_best(
         job, new = _plan(session, question, series, who=who, now=now)
         declined = job.state is JobState.NOT_APPLICABLE
         reason = f"{DECLINED}: {job.reason}" if declined else ""
-        studies.change_choice(
+        chosen.change(
             session, question.study_uid, question.revision, question.model, series.uid, reason=reason
         )
         if not declined:

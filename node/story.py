@@ -9,9 +9,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.orm import Session
 
-from node.db import arrivals, events, jobs, pauses, results, studies, verdicts
+from node.db import arrivals, chosen, events, jobs, pauses, results, studies, verdicts
 from node.db.arrivals import Arrival
-from node.db.studies import Choice
+from node.db.chosen import Choice
 from node.domain.job import ENDED, HELD, Event, Job, JobState
 from node.domain.pause import is_paused
 from node.domain.result import Delivery, DeliveryState
@@ -116,7 +116,7 @@ def _decisions(session: Session, study: Study) -> Iterator[Line]:
         yield Line(at=event.at, says=word(event), who=short_who(event.who))
         if settled and event is settled[-1]:
             series = {one.uid: one for one in studies.series_of(session, study.uid)}
-            for choice in studies.choices_of(session, study.uid):
+            for choice in chosen.of_study(session, study.uid):
                 yield Line(at=event.at, says=_choice(choice, series.get(choice.series_uid)))
 
 

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from node.db import events, jobs, results, studies
+from node.db import chosen, events, jobs, results, studies
+from node.db.chosen import Choice
 from node.db.jobs import Address, NewJob, NewResult
 from node.db.results import Outcome
 from node.db.schema import migrate
 from node.db.session import Database, open_engine
-from node.db.studies import Choice, Kept
+from node.db.studies import Kept
 from node.db.tables import StudyRow
 from node.domain.job import Job, JobState
 from node.domain.result import DeliveryState
@@ -86,7 +87,7 @@ class Scene:
         """Settle a study with what the rules said of its series."""
         with self.database.transaction() as session:
             study = session.get_one(StudyRow, uid)
-            studies.add_choices(session, uid, study.revision + 1, choices)
+            chosen.add(session, uid, study.revision + 1, choices)
             studies.mark_settled(session, study, reason=reason)
             events.record(session, "settled", who="sweep", at=self.clock(), detail=reason, study_uid=uid)
 

@@ -11,7 +11,7 @@ from models import catalogue
 from node import __version__, health
 from node.bootstrap import Services
 from node.cli.common import AsJson, Home, app, open_node, out, print_json, table, time_of
-from node.db import events, jobs, lookups, pauses, results, studies, verdicts
+from node.db import chosen, events, jobs, lookups, pauses, results, studies, verdicts
 from node.domain.job import Job, JobState
 from node.domain.study import Study
 from node.errors import BrokerAway
@@ -125,7 +125,7 @@ def show_study(uid: str, home: Home = None, json: AsJson = False) -> None:
     with services.database.reading() as session:
         study = studies.get_study(session, uid)
         series = studies.series_of(session, uid)
-        choices = studies.choices_of(session, uid)
+        choices = chosen.of_study(session, uid)
         asked = jobs.list_jobs(session, study_uid=uid)
         story = events.story(session, study_uid=uid)
     if json:

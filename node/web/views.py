@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.templating import Jinja2Templates
 
-from node.db import events, jobs, lookups, pauses, results, studies, verdicts
+from node.db import chosen, events, jobs, lookups, pauses, results, studies, verdicts
 from node.db.session import Database
 from node.domain.job import ENDED, Job, JobState
 from node.domain.pause import Pause, holds
@@ -174,7 +174,7 @@ class Pages:
             job = jobs.get(session, job_id)
             label = lookups.labels_of(session, {job.study_uid})[job.study_uid]
             parked = job.id in lookups.jobs_with_parked(session)
-            choices = studies.choices_of(session, job.study_uid)
+            choices = chosen.of_study(session, job.study_uid)
             story = events.story(session, job_id=job.id)
             deliveries = results.deliveries_of(session, job.id)
             given = verdicts.list_verdicts(session, job_ids=[job.id])
@@ -206,7 +206,7 @@ class Pages:
         with self.database.reading() as session:
             study = studies.get_study(session, study_uid)
             found = jobs.list_jobs(session, study_uid=study_uid, limit=_LIMIT)
-            choices = studies.choices_of(session, study_uid)
+            choices = chosen.of_study(session, study_uid)
             return {
                 "study": study,
                 "series": [(s, [c for c in choices if c.series_uid == s.uid])

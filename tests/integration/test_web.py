@@ -16,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
-from node.db import events, jobs, pauses, studies
+from node.db import chosen, events, jobs, pauses, studies
 from node.domain.job import JobState
 from node.pictures import encode_declined
 from node.planning import decline
@@ -155,8 +155,8 @@ def test_text_from_outside_stays_text(scene: Scene, page: httpx.Client) -> None:
     scene.beat(job, 0.5, CANARY)
     with scene.database.transaction() as session:
         events.record(session, CANARY[:32], who=CANARY, at=scene.clock(), detail=CANARY, job_id=job_id)
-        choice = studies.Choice(series_uid=job.series_uid, rule="lungs", model="ct-lung", reason=CANARY)
-        studies.add_choices(session, job.study_uid, 2, [choice])
+        choice = chosen.Choice(series_uid=job.series_uid, rule="lungs", model="ct-lung", reason=CANARY)
+        chosen.add(session, job.study_uid, 2, [choice])
     running = [page.get(path).text for path in ("/", f"/job/{job_id}")]
     scene.publish(job, parked=CANARY)
     with scene.database.transaction() as session:

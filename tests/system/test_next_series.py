@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydicom import dcmread
 
-from node.db import studies
+from node.db import chosen
 from node.domain.job import JobState
 from node.testing import ScriptedPacs, thorax_study, write_series
 from tests.rig import wait_for, water_beside
@@ -36,6 +36,6 @@ def test_the_result_in_the_pacs_is_of_the_series_that_the_model_took(start_node:
     assert named.SeriesInstanceUID == done.series_uid
     services = node.services()
     with services.database.reading() as session:
-        said = {one.series_uid: one.reason for one in studies.choices_of(session, done.study_uid)}
+        said = {one.series_uid: one.reason for one in chosen.of_study(session, done.study_uid)}
     services.database.engine.dispose()
     assert said == {declined.series_uid: f"the model declined it: {declined.reason}", done.series_uid: ""}

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from node.db import jobs, studies
+from node.db import chosen, jobs
 from node.domain.job import Job, JobState
 from node.errors import LeaseLost
 from node.planning import decline
@@ -48,7 +48,7 @@ def stand(world: World) -> list[tuple[str, int, JobState]]:
 def said(world: World) -> dict[str, str]:
     """Return what is said of each series of the study as it settled last."""
     with world.database.reading() as session:
-        return {one.series_uid.removeprefix(f"{STUDY}."): one.reason for one in studies.choices_of(session, STUDY)}
+        return {one.series_uid.removeprefix(f"{STUDY}."): one.reason for one in chosen.of_study(session, STUDY)}
 
 
 def test_the_next_best_series_is_read_with_all_that_was_asked(world: World) -> None:

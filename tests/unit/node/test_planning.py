@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from node.db import jobs, results, studies
+from node.db import chosen, jobs, results
 from node.db.results import Outcome
 from node.domain.job import JobState
 from node.domain.result import DeliveryState
@@ -48,7 +48,7 @@ def test_every_refused_series_keeps_its_reason(world: World) -> None:
     world.keep(*synthetic_ct(slices=3, series_number=4, modality="MR"))
     world.settle()
     with world.database.reading() as session:
-        reasons = {choice.series_uid[-1]: choice.reason for choice in studies.choices_of(session, STUDY)}
+        reasons = {choice.series_uid[-1]: choice.reason for choice in chosen.of_study(session, STUDY)}
     assert reasons == {
         "1": "series 3 suits better (5 slices)",
         "2": "1 slices, wanted at least 3",
@@ -74,7 +74,7 @@ def test_two_rules_for_one_model_plan_one_job(world: World) -> None:
     world.settle()
     assert [job.rule for job in world.jobs()] == ["lungs"]
     with world.database.reading() as session:
-        reasons = {choice.rule: choice.reason for choice in studies.choices_of(session, STUDY)}
+        reasons = {choice.rule: choice.reason for choice in chosen.of_study(session, STUDY)}
     assert reasons["second"] == "model ct-lung is already asked by rule lungs"
 
 

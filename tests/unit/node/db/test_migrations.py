@@ -12,7 +12,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Engine, event, select, text
 from sqlalchemy.exc import IntegrityError, PendingRollbackError
 
-from node.db import jobs, studies
+from node.db import chosen, jobs, studies
 from node.db.schema import alembic_config, migrate
 from node.db.session import Database, check_schema, open_engine
 from node.db.tables import Base, InstanceRow
@@ -103,7 +103,7 @@ def test_a_job_of_an_older_node_keeps_what_refers_to_it(empty_url: str) -> None:
         migrate(empty_url)
         with Database(engine).reading() as session:
             assert [one.sop_uid for one in jobs.inputs(session, "j-1")] == ["2.25.1.1"]
-            job, (choice,) = jobs.get(session, "j-1"), studies.choices_of(session, "2.25.1")
+            job, (choice,) = jobs.get(session, "j-1"), chosen.of_study(session, "2.25.1")
         assert (job.state, job.rule, job.destinations, choice.place) == (JobState.RUNNING, "lungs", ("pacs",), None)
         again = _OLD_JOB.replace("'j-1'", "'j-2'")
         with pytest.raises(IntegrityError), engine.begin() as connection:
