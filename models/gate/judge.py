@@ -104,8 +104,11 @@ class Gate:
             return f"unlike anything that the model was made for (score {score:.1f}, limit {limit:.1f})"
         if evidence >= self._limits.evidence:
             return ""
-        ((likeliest, count),) = Counter(one for one in found if one not in regions).most_common(1)
         asked = " or ".join(_WORDS[one] for one in sorted(regions))
+        others = Counter(one for one in found if one not in regions)
+        if not others:  # of each slice a wanted region is the likeliest, and of none likely enough
+            return f"no slice of this looks enough like {asked}"
+        ((likeliest, count),) = others.most_common(1)
         return f"this looks like {_WORDS[likeliest]} ({count} of {len(found)} slices looked at), not {asked}"
 
 

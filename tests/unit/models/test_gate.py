@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -171,3 +172,18 @@ def test_the_weights_tell_how_they_were_made() -> None:
 def test_the_gate_is_no_model() -> None:
     """Its folder has no card."""
     assert "gate" not in card_names()
+
+
+def test_a_scan_that_looks_like_nothing_in_particular_is_refused_with_a_reason(
+    chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chest is the likeliest of each slice, and likely in none: there is no other region to name."""
+    asked = gate.load("cpu")
+    row = np.full((24, len(REGIONS)), 0.8 / (len(REGIONS) - 1), np.float32)
+    row[:, REGIONS.index("chest")] = 0.2
+    limits = dataclasses.replace(asked._limits, evidence=0.21)
+    monkeypatch.setattr(asked, "_limits", limits)
+    monkeypatch.setattr(asked, "seen", lambda pictures: (row[: len(pictures)], 0.5))
+    found = judged(chest)
+    assert not found.fits
+    assert found.reason == "no slice of this looks enough like a chest"
