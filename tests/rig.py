@@ -357,3 +357,9 @@ def running_postgres(*options: str) -> Iterator[Postgres]:
     finally:
         server.stop()
         shutil.rmtree(folder)
+
+
+def dead_process() -> str:
+    """Return the identity of a listener's process that is over."""
+    line = "from node.processes import identity; print(identity('scp'))"
+    return subprocess.run([sys.executable, "-c", line], check=True, capture_output=True, text=True).stdout.strip()

@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = (
-    "tests/unit/node/db", "tests/unit/node/domain", "tests/unit/node/test_completion.py",
+    "tests/unit/node/db", "tests/unit/node/domain", "tests/unit/node/test_completion.py", "tests/unit/node/test_listening.py",
     "tests/unit/node/test_store.py", "tests/unit/node/test_intake.py", "tests/unit/node/test_journal.py",
     "tests/unit/node/test_logbook.py", "tests/unit/node/test_logbook_faults.py",
     "tests/integration/test_door_journal.py", "tests/unit/node/test_planning.py", "tests/unit/node/test_clock.py",

@@ -32,6 +32,20 @@ def child() -> Iterator[InferenceChild]:
     child.kill()
 
 
+#: A node of which nobody is waited for, with one peer and one rule, which ends the text.
+ONE_RULE = """
+quiet_period = 0.001
+device = "cpu"
+[[peer]]
+name = "pacs"
+ae_title = "PACS"
+[[rule]]
+name = "lungs"
+model = "ct-lung"
+destinations = ["pacs"]
+"""
+
+
 def services_in(home: Path, configuration: str) -> Services:
     """Return a worker's services of a fresh home with this pacs-node.toml."""
     (home / "pacs-node.toml").write_text(configuration, encoding="utf-8")

@@ -12,26 +12,15 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import HTJ2KLossless, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLSLossless, RLELossless
 
 from node.bootstrap import Services
-from node.db import jobs, studies
+from node.db import chosen, jobs, studies
 from node.domain.job import Job, JobState
 from node.planning import settle_due
 from node.testing import part10, synthetic_ct
-from tests.integration.conftest import services_in
+from tests.integration.conftest import ONE_RULE, services_in
 from workers.inference import InferenceChild
 from workers.tasks import run_most_urgent
 
-CONFIGURATION = """
-quiet_period = 0.001
-device = "cpu"
-[[peer]]
-name = "pacs"
-ae_title = "PACS"
-[[rule]]
-name = "lungs"
-model = "ct-lung"
-max_slices = 100
-destinations = ["pacs"]
-"""
+CONFIGURATION = ONE_RULE + "max_slices = 100\n"
 Change = Callable[[list[Dataset]], object]
 
 
@@ -123,7 +112,7 @@ def test_b30_a_series_longer_than_a_rule_takes_is_refused_with_its_reason(servic
     assert settled(services, synthetic_ct(slices=101, rows=2, columns=2, uid_prefix="2.25.90"), "2.25.90") == []
     with services.database.reading() as session:
         study = studies.get_study(session, "2.25.90")
-        said = [choice.reason for choice in studies.choices_of(session, "2.25.90")]
+        said = [choice.reason for choice in chosen.of_study(session, "2.25.90")]
     assert study.instances == 101
     assert len(said) == 1 and "101" in said[0]
 

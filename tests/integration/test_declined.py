@@ -22,21 +22,10 @@ from node.pictures import encode_declined
 from node.planning import settle_due
 from node.store import Store
 from node.testing import part10, synthetic_ct
-from tests.integration.conftest import services_in
+from tests.integration.conftest import ONE_RULE, services_in
 from workers.inference import InferenceChild, Ran, Request
 from workers.tasks import run_most_urgent
 
-CONFIGURATION = """
-quiet_period = 0.001
-device = "cpu"
-[[peer]]
-name = "pacs"
-ae_title = "PACS"
-[[rule]]
-name = "lungs"
-model = "ct-lung"
-destinations = ["pacs"]
-"""
 PICTURE = encode_declined(np.full((3, 5, 3), 80, np.uint8))
 
 
@@ -70,7 +59,7 @@ def run(services: Services, child: InferenceChild) -> list[Job]:
 @pytest.fixture
 def services(tmp_path: Path) -> Services:
     """A node with one settled study of two series."""
-    made = services_in(tmp_path, CONFIGURATION)
+    made = services_in(tmp_path, ONE_RULE)
     receive(made, [*synthetic_ct(slices=6, series_number=3), *synthetic_ct(slices=4, series_number=5)])
     return made
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 import socketserver
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
 from node.counting import Counting
 from node.db import commit_requests, completion, copies, steps
 from node.db.completion import Open
-from node.db.tables import DeliveryRow, ListenerRow
+from node.db.tables import DeliveryRow
 from node.domain.peer import Counts, Peer
 from node.domain.step import StepState
 from node.domain.study import StudyState
@@ -28,7 +26,7 @@ from node.lanes import Lanes
 from node.processes import identity
 from node.story import tell
 from node.testing import ScriptedPacs, synthetic_ct
-from tests.rig import free_port
+from tests.rig import dead_process, free_port
 from tests.unit.node.conftest import RULE, World
 
 STUDY, OTHER = "2.25.4711", "2.25.4712"
@@ -395,56 +393,6 @@ def test_a_killed_listener_leaves_no_study_being_sent(world: World) -> None:
     world.sweep().round()
     with world.database.reading() as session:
         assert completion.held(session) == []
-
-
-def dead_process() -> str:
-    """Return the identity of a listener's process that is over."""
-    line = "from node.processes import identity; print(identity('scp'))"
-    return subprocess.run([sys.executable, "-c", line], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def listens(world: World, owner: str) -> None:
-    """Let a listener begin to listen."""
-    with world.database.transaction() as session:
-        completion.listens(session, owner=owner, at=world.clock())
-
-
-def test_silence_while_nobody_listens_settles_nothing(world: World) -> None:
-    """A listener is killed in the middle of a study: its sender finds the door shut, and comes back."""
-    images = synthetic_ct(slices=6)
-    listens(world, dead_process())
-    world.keep(*images[:3])
-    assert world.settle(300) == []
-    assert world.study(STUDY).reason == "waits: the listener is not running, so nobody can send the rest"
-    listens(world, identity("scp"))
-    assert world.settle(55) == []
-    assert "senders may try again" in world.study(STUDY).reason
-    world.keep(*images[3:])
-    (planned,) = world.settle(61)
-    assert planned.reason == "no instance for 60 s; 1 job planned"
-    assert len(world.jobs()) == 1
-
-
-def test_a_listener_that_never_comes_back_holds_a_study_to_its_longest_wait(world: World) -> None:
-    """What came is read all the same."""
-    listens(world, dead_process())
-    world.keep(*synthetic_ct(slices=3))
-    assert world.settle(5390) == []
-    (planned,) = world.settle(10)
-    assert planned.reason.startswith("waited 90 min, the longest wait")
-
-
-def test_a_new_listener_forgets_the_dead_and_those_unseen_for_a_day(world: World) -> None:
-    """Where machines come and go, a row of each is not kept for ever."""
-    for owner, later in ((dead_process(), 0), ("scp@elsewhere:1:1:1", 50_000), ("scp@elsewhere:1:1:2", 50_000)):
-        world.clock.advance(later)
-        listens(world, owner)
-    with world.database.reading() as session:
-        assert set(session.scalars(select(ListenerRow.owner))) == {"scp@elsewhere:1:1:1", "scp@elsewhere:1:1:2"}
-    world.clock.advance(50_000)
-    listens(world, identity("scp"))
-    with world.database.reading() as session:
-        assert set(session.scalars(select(ListenerRow.owner))) == {"scp@elsewhere:1:1:2", identity("scp")}
 
 
 def test_a_listener_that_nobody_can_see_holds_a_study_for_ten_minutes_at_most(world: World) -> None:

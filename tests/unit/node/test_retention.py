@@ -99,8 +99,8 @@ def test_inputs_and_results_have_days_of_their_own(sqlite_world: World) -> None:
     assert [name.split("/")[0] for name in files(sqlite_world)] == ["results"]
 
 
-def test_what_a_model_declined_is_shown_for_as_long_as_results_are_kept(world: World) -> None:
-    """Its picture goes with its study's results, though there are none; then nothing is left to look for."""
+def declined(world: World) -> Job:
+    """Return a job that its model declined, with a picture."""
     world.keep(*synthetic_ct(slices=4))
     world.settle()
     job = world.start()
@@ -108,6 +108,12 @@ def test_what_a_model_declined_is_shown_for_as_long_as_results_are_kept(world: W
         decline(session, job, reason="no lung", now=world.clock())
         world.store.put_declined(job.id, b"picture")
         jobs.note_picture(session, job)
+    return job
+
+
+def test_what_a_model_declined_is_shown_for_as_long_as_results_are_kept(world: World) -> None:
+    """Its picture goes with its study's results, though there are none; then nothing is left to look for."""
+    job = declined(world)
     name = f"results/{job.id}/pictures/declined.png"
     with world.database.reading() as session:
         assert copies.job_ids_with_results(session) == [job.id]
@@ -125,13 +131,7 @@ def test_what_a_model_declined_is_shown_for_as_long_as_results_are_kept(world: W
 def test_the_picture_of_a_job_that_runs_again_and_is_declined_again_stays(sqlite_world: World) -> None:
     """Its time was over, its file not yet deleted: the note of that is void."""
     world = sqlite_world
-    world.keep(*synthetic_ct(slices=4))
-    world.settle()
-    job = world.start()
-    with world.database.transaction() as session:
-        decline(session, job, reason="no lung", now=world.clock())
-        world.store.put_declined(job.id, b"picture")
-        jobs.note_picture(session, job)
+    job = declined(world)
     world.clock.advance(40 * DAY)
     with world.database.transaction() as session:
         before = world.clock() - timedelta(days=30)
