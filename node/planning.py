@@ -121,8 +121,7 @@ def choose(
             if not reason:
                 place = len(accepted)
                 accepted.append(one)
-                best = accepted[0]
-                reason = f"series {_named(best)} suits better ({best.instances} slices)" if place else ""
+                reason = _suits_better(accepted[0]) if place else ""
             choices.append(Choice(series_uid=one.uid, rule=rule.name, model=rule.model, reason=reason, place=place))
         if accepted:
             wanted[rule.model] = (rule, accepted)
@@ -191,15 +190,15 @@ def _plan_best(
 
     Where it has declined them all, the job over the last.
     """
-    for series in accepted:
+    of = (session, question.study_uid, question.revision, question.model)
+    for place, series in enumerate(accepted, start=1):
         job, new = _plan(session, question, series, who=who, now=now)
-        declined = job.state is JobState.NOT_APPLICABLE
-        reason = f"{DECLINED}: {job.reason}" if declined else ""
-        chosen.change(
-            session, question.study_uid, question.revision, question.model, series.uid, reason=reason
-        )
-        if not declined:
+        if job.state is not JobState.NOT_APPLICABLE:
+            chosen.change(*of, series.uid, reason="")
+            for worse in accepted[place:]:
+                chosen.change(*of, worse.uid, reason=_suits_better(series))
             break
+        chosen.change(*of, series.uid, reason=f"{DECLINED}: {job.reason}")
     return job, new
 
 
@@ -218,6 +217,10 @@ def _plan(session: Session, question: _Question, series: Series, *, who: str, no
         instance_ids=tuple(instance.id for instance in instances),
     )  # fmt: skip
     return jobs.get(session, jobs.add(session, new, at=now, who=who)), True
+
+
+def _suits_better(series: Series) -> str:
+    return f"series {_named(series)} suits better ({series.instances} slices)"
 
 
 def _named(series: Series) -> str:

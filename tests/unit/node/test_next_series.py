@@ -71,6 +71,18 @@ def test_the_next_best_series_is_read_with_all_that_was_asked(world: World) -> N
     assert said(world) == {"3": f"the model declined it: {WHY}", "5": "", "7": "2 slices, wanted at least 3"}
 
 
+def test_those_further_down_name_the_series_that_is_read_now(sqlite_world: World) -> None:
+    """They were worse than the one that was declined; what counts is that they are worse than the next."""
+    world = sqlite_world
+    for number, slices in ((3, 6), (5, 5), (7, 4)):
+        world.keep(*synthetic_ct(slices=slices, series_number=number))
+    world.settle()
+    better = "series {} suits better ({} slices)".format
+    assert said(world) == {"3": "", "5": better(3, 6), "7": better(3, 6)}
+    declined(world, world.start())
+    assert said(world) == {"3": f"the model declined it: {WHY}", "5": "", "7": better(5, 5)}
+
+
 def test_the_story_tells_which_series_was_declined_and_which_is_read(sqlite_world: World) -> None:
     """The rule did not refuse it: the model did."""
     declined(sqlite_world, two_series(sqlite_world))
