@@ -2,7 +2,7 @@
 
 The generator labels the lumen of trachea, main, lobar and first segmental bronchi; smaller ones it counts as lung. All
 that it labels in view is compared. The bodies are chests as it draws them at random, ill ones and cut ones among them,
-with seeds that no training had; the first ones are also made harder. Standard output is a Markdown table, the lungs with
+with seeds that no training had; the first ones are also made harder. Standard output is a Markdown table, lungs with
 and without the bronchi in them, and one JSON object.
 """
 
