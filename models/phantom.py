@@ -36,6 +36,7 @@ class Phantom:
     affine: NDArray[np.float64]  # (4, 4): index (z, y, x, 1) -> (L, P, S, 1) in mm
     left_lung: Mask  # (z, y, x), nodules and vessels inside it included
     right_lung: Mask
+    airways: Mask  # the lumen of trachea and main bronchi
     nodules: tuple[Ball, ...]
 
     @property
@@ -74,7 +75,7 @@ def thorax_phantom(
     affine[3, 3] = 1.0
     return Phantom(
         voxels=_scanned(voxels, seed), affine=affine, left_lung=left_lung & ~wall & ~lumen,
-        right_lung=right_lung & ~wall & ~lumen, nodules=NODULES,
+        right_lung=right_lung & ~wall & ~lumen, airways=lumen, nodules=NODULES,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Left and right lung on chest CT: a U-Net says what is lung, and which; the scan's own voxels say where it ends."""
+"""Lungs and airways on chest CT: a U-Net says what is what; the scan's own voxels say where it ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from models.contract import Findings, Mask, Model, NotApplicable, Progress, Segment, Volume
+from models.ct_lung.airways import Leak, airways_on_the_scan
 from models.ct_lung.surface import AIRWAYS, Classes, lung_field, on_the_scan, sides
 from models.lungs import remarks
 from models.network import UNet, load_network
@@ -22,27 +23,40 @@ _LEAST_ML = 40.0  # of lung, worth calling a chest
 
 
 class LungModel:
-    """Segments the lungs; the same voxels every time on the same kind of processor."""
+    """Segments lungs and airways; the same voxels every time on the same kind of processor."""
 
     def __init__(self, network: UNet, device: str) -> None:
         self._network, self._device = network, device
         self._together = _TOGETHER.get(device, _TOGETHER_ELSEWHERE)
 
     def run(self, volume: Volume, progress: Progress) -> Findings:
-        """Return a segment for each lung in view; NotApplicable where there is none, or one of an unknown side."""
-        left, right = self.lungs(volume, progress)
+        """Return a segment for each lung in view and one for the airways, where there are any to draw.
+
+        NotApplicable where no lung is in view, or one of an unknown side.
+        """
+        left, right, classes, grid = self._looked_at(volume, progress)
+        progress(0.9, "following the airways")
+        said: tuple[str, ...] = ()
+        try:
+            airways = airways_on_the_scan(classes == AIRWAYS, (left, right), grid, volume)
+        except Leak as why:
+            airways, said = np.zeros_like(left), (str(why),)
+        left &= ~airways  # the gas of a large bronchus is no lung, though lung lies about it
+        right &= ~airways
         segments = tuple(
             Segment(key=key, mask=mask, volume_ml=float(mask.sum()) * volume.voxel_ml)
-            for key, mask in (("left-lung", left), ("right-lung", right))
+            for key, mask in (("left-lung", left), ("right-lung", right), ("airways", airways))
             if mask.any()
         )
-        return Findings(segments=segments, remarks=remarks(left, right))
+        return Findings(segments=segments, remarks=(*remarks(left, right), *said))
 
     def lungs(self, volume: Volume, progress: Progress) -> tuple[Mask, Mask]:
-        """Return the left and the right lung (z, y, x); NotApplicable where *volume* shows none.
+        """Return the left and the right lung (z, y, x), with the bronchi in them; NotApplicable as `run`."""
+        left, right, _, _ = self._looked_at(volume, progress)
+        return left, right
 
-        Also where it shows one, and not which.
-        """
+    def _looked_at(self, volume: Volume, progress: Progress) -> tuple[Mask, Mask, Classes, Grid]:
+        """Return both lungs, and what the network takes each sample of its grid for."""
         if volume.modality != "CT":
             raise NotApplicable(f"lungs are looked for on CT, not on {volume.modality or 'an unknown modality'}")
         grid = Grid.over(volume, _SPACING)
@@ -56,7 +70,7 @@ class LungModel:
         progress(0.8, "following the surface")
         tubes = (classes == AIRWAYS) & ~field
         fine = [on_the_scan(one, other, tubes, grid, volume) for one, other in ((left, right), (right, left))]
-        return fine[0], fine[1] & ~fine[0]
+        return fine[0], fine[1] & ~fine[0], classes, grid
 
     def classes(self, hounsfield: Values, progress: Progress) -> Classes:
         """Return what the network takes each sample (z, y, x) for."""

@@ -108,7 +108,7 @@ def on_the_scan(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume
     core = filled(closed(lung, 5.0, spacing), spacing[1] * spacing[2])
     inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
     near = dilated(lung, _REACH, spacing) & ~ndimage.binary_dilation(tubes) & ~other
-    fine, samples = _nearest(grid, box)
+    fine, samples = nearest_voxels(grid, box)
     z, y, x = samples
     here, values = found[fine], volume.voxels[fine]
     for place, sample in enumerate(z.tolist()):
@@ -118,7 +118,7 @@ def on_the_scan(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume
     return found
 
 
-def _nearest(grid: Grid, box: Box) -> tuple[Box, list[NDArray[np.intp]]]:
+def nearest_voxels(grid: Grid, box: Box) -> tuple[Box, list[NDArray[np.intp]]]:
     """Return the voxels whose nearest sample lies in *box* of the grid and, along each axis, which sample of it."""
     fine, samples = list[slice](), list[NDArray[np.intp]]()
     for axis, part in enumerate(box):

@@ -31,6 +31,7 @@ MEAN = Code("373098007", "SCT", "Mean")  # CID 7464
 DEVIATION = Code("386136009", "SCT", "Standard Deviation")
 MINIMUM = Code("255605001", "SCT", "Minimum")
 MAXIMUM = Code("56851009", "SCT", "Maximum")
+ANATOMICAL_STRUCTURE = "123037004"  # SCT, the category (CID 7150) of what every body has
 ABSENT = Code("272519000", "SCT", "Absent")  # CID 240
 LEFT = Code("7771000", "SCT", "Left")
 RIGHT = Code("24028007", "SCT", "Right")

@@ -285,7 +285,7 @@ def _sites(region: Region) -> list[hd.sr.FindingSite]:
 def _evaluations(findings: Findings, context: ResultContext) -> Iterator[hd.sr.ContentItem]:
     """What was looked for and is not there, coded and in words; then the remarks and the disclaimer."""
     for kind in absent(findings, context.card):
-        if kind.laterality is None:  # "lung: absent" would be untrue where one of two is there
+        if kind.category.value != codes.ANATOMICAL_STRUCTURE:  # an organ that is not drawn is not absent from the body
             yield hd.sr.CodeContentItem(codes.concept(kind.type), codes.ABSENT, relationship_type=_CONTAINS)
         yield _comment(f"No {codes.plain(kind.label).lower()} found")
     for remark in (*findings.remarks, DISCLAIMER):

@@ -127,7 +127,7 @@ def test_what_is_drawn_in_another_body_is_an_alarm(data: Path) -> None:
     """The same lungs, said to be a head: the run tells it, and the slice is shown."""
     (run,), faults = evaluate(task(data, Case(name="thorax/dicom", other_body=True), variant="upper-half"))
     assert run.other_body
-    assert run.drawn == 2
+    assert run.drawn == 3  # both lungs and airways
     assert run.lesions is None
     assert faults
 

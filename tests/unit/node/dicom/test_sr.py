@@ -10,6 +10,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
+from models import catalogue
 from models.contract import Card, Findings, Segment
 from node.dicom.encode import encode
 from tests.unit.node.dicom.conftest import LUNG_CARD, NODULE_CARD, box, context_of, nodules, two_lungs
@@ -141,6 +142,16 @@ def test_a_lung_without_a_voxel_is_reported_as_not_found(sources: tuple[Dataset,
     seg, report = set_of(sources, findings, LUNG_CARD)
     assert [s.SegmentLabel for s in seg.SegmentSequence] == ["Left lung"]
     assert "No right lung found" in comments(report)
+    assert not any(item.ValueType == "CODE" for item in named(report, "Qualitative Evaluations")[0].ContentSequence)
+
+
+def test_an_organ_that_is_not_drawn_is_not_called_absent(sources: tuple[Dataset, ...]) -> None:
+    """Trachea and bronchi are in every body, drawn or not: in words only, though there is but one of them."""
+    lungs = catalogue.card("ct-lung")
+    (airways,) = (kind for kind in lungs.segments if kind.key == "airways")
+    assert airways.laterality is None
+    report = set_of(sources, two_lungs(sources), lungs)[-1]
+    assert "No airways found" in comments(report)
     assert not any(item.ValueType == "CODE" for item in named(report, "Qualitative Evaluations")[0].ContentSequence)
 
 
