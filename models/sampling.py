@@ -28,6 +28,12 @@ def normalised(hounsfield: NDArray[np.generic]) -> Values:
     return np.asarray((clipped - LOWEST) * (2.0 / (HIGHEST - LOWEST)) - 1.0, dtype=np.float32)
 
 
+def padding(samples: Values) -> NDArray[np.bool_]:
+    """Return where *samples* (HU, means over some mm) show nothing: no mean of real air is as low as padding."""
+    nothing: NDArray[np.bool_] = samples <= LOWEST + 1.0
+    return nothing
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Grid:
     """A grid laid over a volume along the same axes, and the way between both.

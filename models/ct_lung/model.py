@@ -12,7 +12,7 @@ from models.ct_lung.airways import Leak, airways_on_the_scan
 from models.ct_lung.surface import AIRWAYS, Classes, lung_field, on_the_scan, sides
 from models.lungs import remarks
 from models.network import UNet, load_network
-from models.sampling import Grid, Values, neighbours, normalised
+from models.sampling import Grid, Values, neighbours, normalised, padding
 
 _WEIGHTS = Path(__file__).with_name("weights.safetensors")
 _SPACING = (3.0, 3.0, 3.0)  # mm (z, y, x): what the network was trained on
@@ -68,8 +68,8 @@ class LungModel:
             raise NotApplicable("no air-filled lung is in view")
         left, right = sides(field, classes, _SPACING)
         progress(0.8, "following the surface")
-        tubes = (classes == AIRWAYS) & ~field
-        fine = [on_the_scan(one, other, tubes, grid, volume) for one, other in ((left, right), (right, left))]
+        tubes, unseen = (classes == AIRWAYS) & ~field, padding(hounsfield)
+        fine = [on_the_scan(one, other, tubes, unseen, grid, volume) for one, other in ((left, right), (right, left))]
         return fine[0], fine[1] & ~fine[0], classes, grid
 
     def classes(self, hounsfield: Values, progress: Progress) -> Classes:

@@ -13,7 +13,7 @@ from scipy import ndimage
 from models.contract import Mask, NotApplicable, Volume
 from models.lungs import enclosed_by, left_and_right, parted_air, two_parts
 from models.masks import Box, ball, box_around, closed, components, dilated, filled, largest
-from models.sampling import Grid, Values
+from models.sampling import LOWEST, Grid, Values
 
 Classes = NDArray[np.uint8]  # (z, y, x): 0 none, 1 left lung, 2 right lung, 3 airways
 
@@ -94,25 +94,27 @@ def _apart(votes: list[Mask], spacing: tuple[float, ...]) -> float:
     return (left - right) * spacing[2]
 
 
-def on_the_scan(lung: Mask, other: Mask, tubes: Mask, grid: Grid, volume: Volume) -> Mask:
+def on_the_scan(lung: Mask, other: Mask, tubes: Mask, unseen: Mask, grid: Grid, volume: Volume) -> Mask:
     """Return one *lung* on the volume's own grid: inside as it is, its surface where the voxels say.
 
-    *other* is the other lung and *tubes* are the airways, all on the network's grid.
+    *other* is the other lung, *tubes* are the airways, and *unseen* is what the images do not show, all on the
+    network's grid: padding beside a cut lung is as thin as air, and none of it.
     """
     found = np.zeros(volume.voxels.shape, dtype=bool)
     if not lung.any():
         return found
     spacing = tuple(mm * step for mm, step in zip(volume.spacing, grid.step, strict=True))
     box = box_around(lung, tuple(int(np.ceil(_REACH / mm)) + 1 for mm in spacing))
-    lung, other, tubes = lung[box], other[box], tubes[box]
+    lung, other, tubes, unseen = lung[box], other[box], tubes[box], unseen[box]
     core = filled(closed(lung, 5.0, spacing), spacing[1] * spacing[2])
-    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
+    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other & ~unseen
+    padded = ndimage.binary_dilation(unseen)
     near = dilated(lung, _REACH, spacing) & ~ndimage.binary_dilation(tubes) & ~other
     fine, samples = nearest_voxels(grid, box)
     z, y, x = samples
     here, values = found[fine], volume.voxels[fine]
     for place, sample in enumerate(z.tolist()):
-        thin = values[place] < _AERATED
+        thin = (values[place] < _AERATED) & ~(padded[sample][np.ix_(y, x)] & (values[place] <= LOWEST))
         here[place] = inside[sample][np.ix_(y, x)] | (near[sample][np.ix_(y, x)] & thin)
     found[fine] = largest(filled(here, volume.spacing[1] * volume.spacing[2]))
     return found

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from models.contract import Mask, Volume
 from models.generator import REGIONS, Wish, draw_body
-from models.sampling import LOWEST, UNKNOWN, Grid
+from models.sampling import UNKNOWN, Grid, padding
 from models.train.recipe import Data
 from models.train.sources import Case, Sample
 
@@ -32,7 +32,7 @@ def lung_sample(name: str, volume: Volume, labels: NDArray[np.uint8], data: Data
     """
     grid = Grid.over(volume, data.spacing, (data.canvas, data.canvas))
     voxels, placed = grid.sample(volume.voxels), grid.sample_labels(labels)
-    placed[voxels <= LOWEST + 1.0] = 0  # a mean over 3 mm is never as low, but of padding
+    placed[padding(voxels)] = 0
     return Sample(name=name, voxels=kept(voxels), labels=placed)
 
 
