@@ -15,7 +15,7 @@ from models.contract import Volume
 from models.evaluate.perturb import PERTURBATIONS, NothingToChange, Scene
 from models.evaluate.results import Passing
 from models.gate.judge import WEIGHTS
-from models.gate.whole import SHOWING_PHASE
+from models.gate.whole import SHOWING
 from models.generator import REGIONS, Wish, draw_body
 from models.network import read_facts
 from models.train.rows import prone
@@ -129,7 +129,7 @@ def _bodies(only: str) -> Iterator[Scan]:
             pixel, between = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (_PIXEL, _BETWEEN))
             body = draw_body(seed, Wish(region=region, spacing=(between, pixel, pixel)))
             lung_ml = float((body.labels > 0).sum()) * body.volume.voxel_ml
-            phase = str(body.facts["contrast"]) if region in SHOWING_PHASE else ""
+            phase = str(body.facts["contrast"]) if region in SHOWING else ""
             of_body = Scan(name=name, volume=body.volume, generated=True, shown=_enough(lung_ml), phase=phase)
             yield of_body
             lying = prone(body.volume.voxels.astype(np.int16), rng).astype(np.float32)

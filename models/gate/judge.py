@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from models.contract import Picture, Progress, Volume
 from models.gate.looks import Looks, looks_at, tells_nothing
 from models.gate.picture import Heat, draw, heat_of, plain
-from models.gate.whole import SHOWING_PHASE, Whole, remarks_on, seen_of, whole_of, why_of_another_phase, why_turned
+from models.gate.whole import Whole, remarks_on, seen_of, shows, whole_of, why_of_another_phase, why_turned
 from models.network import SliceClassifier, load_network, read_facts
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
@@ -136,7 +136,7 @@ class Gate:
             of_phase, of_turns = self._network.whole(torch.from_numpy(pictures[None]).to(self._device))
         return whole_of(
             of_phase[0].cpu().numpy(), of_turns[0].cpu().numpy(), self._network.settings.phases, self._limits.phase,
-            self._limits.turns, shows_phase=bool(SHOWING_PHASE.intersection(found)),
+            self._limits.turns, told=shows(found),
         )  # fmt: skip
 
     def _reason(self, found: tuple[str, ...], evidence: float, score: float, regions: frozenset[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from models.network import TURNS
 
-SHOWING_PHASE = frozenset({"chest", "abdomen"})  # regions whose vessels and organs tell it
+SHOWING = frozenset({"chest", "abdomen"})  # regions whose vessels and organs tell the phase, and which side is which
+_SHARE = 0.5  # of the slices that must look like these before anything is told
 _WITH = {
     frozenset({"none"}): "without contrast", frozenset({"arterial"}): "with contrast in the arteries",
     frozenset({"venous"}): "with contrast in the veins too", frozenset({"arterial", "venous"}): "with contrast",
@@ -30,10 +31,15 @@ _REMARKS = {
 class Whole:
     """Phase and turns of one scan."""
 
-    phases: Mapping[str, float]  # the probability of each; empty where no slice shows what tells it
+    phases: Mapping[str, float]  # the probability of each; empty where too few slices show what tells it
     phase: str  # the one that it surely is; empty where that is not known
     turned: Mapping[str, float]  # by TURNS, the probability that it lies the other way round than its header says
     lies: Mapping[str, bool | None]  # by TURNS, whether it surely lies as its header says; None where it is not known
+
+
+def shows(found: Sequence[str]) -> bool:
+    """Whether slices of the regions *found* show enough of chest or abdomen for the whole to be told."""
+    return bool(found) and sum(one in SHOWING for one in found) >= _SHARE * len(found)
 
 
 def odds(logits: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -88,17 +94,20 @@ def seen_of(whole: Whole) -> str:
 
 def whole_of(
     phase_logits: NDArray[np.floating], turn_logits: NDArray[np.floating], names: tuple[str, ...],
-    phase_line: float, turn_lines: tuple[float, ...], *, shows_phase: bool,
+    phase_line: float, turn_lines: tuple[float, ...], *, told: bool,
 ) -> Whole:  # fmt: skip
-    """Return what the logits of phases (phases,), called *names*, and of turns (3,) say, by lines in log-odds."""
+    """Return what the logits of phases (phases,), called *names*, and of turns (3,) say, by lines in log-odds.
+
+    Nothing is known where it is not to be *told*.
+    """
     each = odds(phase_logits)
     best = int(each.argmax())
     turned = {name: probability(float(one)) for name, one in zip(TURNS, turn_logits, strict=True)}
     lies: dict[str, bool | None] = {
-        name: bool(one < 0.0) if abs(one) > line else None
+        name: bool(one < 0.0) if told and abs(one) > line else None
         for name, one, line in zip(TURNS, turn_logits, turn_lines, strict=True)
     }
     return Whole(
-        phases={name: probability(float(one)) for name, one in zip(names, each, strict=True)} if shows_phase else {},
-        phase=names[best] if shows_phase and each[best] > phase_line else "", turned=turned, lies=lies,
+        phases={name: probability(float(one)) for name, one in zip(names, each, strict=True)} if told else {},
+        phase=names[best] if told and each[best] > phase_line else "", turned=turned, lies=lies,
     )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.gate.whole import odds
+from models.gate.whole import odds, shows
 from models.network import TURNS, SliceClassifier
 from models.sampling import UNKNOWN
 from models.train.augment import middle
@@ -18,6 +18,7 @@ from models.train.sources import Sample
 _LENGTH = 24  # slices of a row at most, as the gate looks at
 _ROOM = 1.5  # a line lies so many times as far out as the surest wrong answer
 _LEAST = 2.2  # log-odds: nobody is sure of what is as likely as 9 in 10
+_NEVER = 1e6  # log-odds that no answer reaches
 
 Logits = NDArray[np.float32]
 
@@ -27,10 +28,14 @@ def certainty(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the lines of phase and turns in log-odds, as `Limits` takes them, and what is told of how they were drawn.
 
-    Each series of *held* is shown whole, and its lower and upper half alone. None of them is turned: an answer that
-    says so is wrong, and a row that is turned gets the opposite answer.
+    Each series of *held* is shown whole, and its lower and upper half alone; what does not look like chest or abdomen
+    counts as little as with the gate. None of them is turned: an answer that says so is wrong, and a row that is turned
+    gets the opposite answer. Where nothing looks so, nothing is ever sure.
     """
-    phases, of_phases, turns = (np.stack(one) for one in zip(*_seen(network, held, canvas, device), strict=True))
+    seen = list(_seen(network, held, canvas, device))
+    if not seen:
+        return {"phase": _NEVER, "turns": [_NEVER] * len(TURNS)}, {"rows": 0}
+    phases, of_phases, turns = (np.stack(one) for one in zip(*seen, strict=True))
     known = phases != UNKNOWN
     each = odds(of_phases[known])
     best, sure = each.argmax(axis=1), each.max(axis=1)
@@ -64,5 +69,8 @@ def _seen(
             places = np.unique(np.linspace(first, last - 1, min(last - first, _LENGTH)).round().astype(int))
             row = middle(torch.from_numpy(sample.voxels[places][None]), canvas).to(device)
             with torch.inference_mode():
+                regions = network(row)[0][0].argmax(dim=-1).tolist()
+                if not shows([network.settings.regions[one] for one in regions]):
+                    continue
                 of_phase, of_turns = network.whole(row)
             yield sample.labels[-2], of_phase[0].cpu().numpy(), of_turns[0].cpu().numpy()

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.gate.whole import SHOWING_PHASE
+from models.gate.whole import SHOWING
 from models.generator import PHASES
 from models.network import Network, SliceClassifier, SliceClassifierSettings
 from models.sampling import UNKNOWN
@@ -150,7 +150,7 @@ class RegionTask:
         """Return a row that shows much of a series, mostly of chest or abdomen, and its phase."""
         how = self.recipe.augmentation
         showing = [one for one in self.series if one.labels[-2] != UNKNOWN]
-        there = [one for one in self.real if self.regions[one.labels[-1]] in SHOWING_PHASE]
+        there = [one for one in self.real if self.regions[one.labels[-1]] in SHOWING]
         source: Sequence[Sample] = self.series
         if showing and rng.random() < _SHOWING:
             source = there if there and rng.random() < self.recipe.data.real_share else showing

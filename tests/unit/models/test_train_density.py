@@ -98,20 +98,30 @@ def test_a_line_lies_beyond_the_surest_wrong_answer() -> None:
     given = iter([(0, (9.0, 0.0, 0.0), (3.0, -1.0, -9.0)), (0, (0.0, 3.0, 0.0), (-8.0, -9.0, 0.2))] * 3)
 
     class Told(torch.nn.Module):
-        """Says what was given."""
+        """Says what was given, always of a chest."""
+
+        settings = SETTINGS
+
+        def forward(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return that every slice is of the first region, or of the last where it is bright."""
+            bright = row.mean(dim=(2, 3)) > 0.0
+            regions = torch.where(bright, len(REGIONS) - 1, 0)
+            return torch.nn.functional.one_hot(regions, len(REGIONS)).float(), torch.zeros(1, len(REGIONS))
 
         def whole(self, _row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             """Return the next logits."""
             _, phase, turns = next(given)
             return torch.tensor([phase]), torch.tensor([turns])
 
-    lines, told = certainty(Told(), [series(0), series(0)], 24, "cpu")  # type: ignore[arg-type]
+    lines, told = certainty(Told(), [series(0), series(6), series(0)], 24, "cpu")  # type: ignore[arg-type]
     wrong = 3.0 - np.log(2.0)  # log-odds of arterial against two others
     assert lines["phase"] == pytest.approx(1.5 * wrong, abs=0.01)
     assert lines["turns"] == [4.5, 2.2, 2.2]
     assert (told["rows"], told["phase_wrong"], told["phase_known"]) == (6, 3, 3)
     assert told["turn_wrong"] == {"left-right": 3, "front-back": 0, "head-feet": 3}
     assert told["turn_known"] == {"left-right": 3, "front-back": 3, "head-feet": 3}
+    never, told = certainty(Told(), [series(6)], 24, "cpu")  # type: ignore[arg-type]
+    assert min(never["phase"], *never["turns"]) > 1000 and told == {"rows": 0}
 
 
 def test_long_rows_show_much_of_a_series_and_its_phase() -> None:

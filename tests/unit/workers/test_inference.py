@@ -27,7 +27,7 @@ from workers.inference import InferenceChild, Request, pass_gate
 def _serve_misbehaving(connection: object) -> None:
     """Run the child's loop with models that go wrong, in the spawned process."""
     inference.catalogue.load = misbehaving.load  # type: ignore[assignment]
-    inference.pass_gate = lambda *_: None  # it would take what the device is called for a device
+    inference.pass_gate = lambda *_: ()  # it would take what the device is called for a device
     inference._serve(connection)  # type: ignore[arg-type]
 
 
