@@ -13,10 +13,13 @@ from models.contract import Card, Code, MapKind, Model, SegmentKind
 
 _HERE = Path(__file__).parent
 _PARTS = ("*.toml", "*.py", "*.safetensors")
-_SHARED = ("contract.py", "explain.py", "lungs.py", "masks.py", "network.py", "sampling.py")  # what models run
+#: What models run beside their own folder.
+_SHARED = ("contract.py", "explain.py", "layers.py", "lungs.py", "masks.py", "network.py", "sampling.py")
 _GATE = "gate"  # folder of what decides whether a scan is let through, for models whose card asks for it
 #: What a card may ask for; models.generator draws the same, but loading it would load scipy.
 _REGIONS = ("chest", "abdomen", "pelvis", "head", "neck", "legs", "object")
+_PHASES = ("none", "arterial", "venous")
+_INPUT = {"regions": _REGIONS, "phases": _PHASES}
 _KINDS = ("segmentation", "detection")
 _QUALIFICATIONS = ("PRODUCT", "RESEARCH", "SERVICE")  # ContentQualification (0018,9004), PS3.3 C.8.13.2.1.1
 
@@ -70,7 +73,7 @@ def _card(values: dict[str, Any]) -> Card:
         qualification=_one_of(_QUALIFICATIONS, values["qualification"], "qualification"),
         window=_window(values.get("window")), processor=bool(values.get("processor", True)),
         builds_on=tuple(values.get("builds_on", [])),
-        regions=_regions(values.get("input", {})),
+        **_input(values.get("input", {})),
     )  # fmt: skip
 
 
@@ -82,14 +85,24 @@ def _window(values: list[Any] | None) -> tuple[float, float] | None:
     return float(values[0]), float(values[1])
 
 
-def _regions(values: dict[str, Any]) -> frozenset[str]:
-    """Return the regions of the [input] table: none where it names none, and then there is no gate."""
-    if "regions" not in values:
+def _input(values: dict[str, Any]) -> dict[str, frozenset[str]]:
+    """Return the fields of the [input] table: without regions there is no gate that could tell a phase."""
+    for name in values:
+        if name not in _INPUT:
+            raise ValueError(f"input.{name} is no key; here belong {', '.join(_INPUT)}")
+    if "phases" in values and "regions" not in values:
+        raise ValueError("input.phases needs input.regions, of scans that show the phase")
+    return {name: _names(values, name, allowed) for name, allowed in _INPUT.items()}
+
+
+def _names(values: dict[str, Any], name: str, allowed: tuple[str, ...]) -> frozenset[str]:
+    """Return what the [input] table asks for under *name*; nothing where it is not there."""
+    if name not in values:
         return frozenset()
-    given = values["regions"]
+    given = values[name]
     if not isinstance(given, list) or not given:
-        raise ValueError(f"input.regions is {given!r}, not a list of {', '.join(_REGIONS)}")
-    return frozenset(_one_of(_REGIONS, one, "one of input.regions") for one in given)
+        raise ValueError(f"input.{name} is {given!r}, not a list of {', '.join(allowed)}")
+    return frozenset(_one_of(allowed, one, f"one of input.{name}") for one in given)
 
 
 def _one_of(allowed: tuple[str, ...], value: str, field: str) -> str:

@@ -176,6 +176,7 @@ class Card:
     builds_on: tuple[str, ...] = ()  # models whose code and weights it runs too
     processor: bool = True  # it may run without a GPU, where the GPU has not enough memory for it
     regions: frozenset[str] = frozenset()  # a scan that shows none of these is refused by the gate; empty: no gate
+    phases: frozenset[str] = frozenset()  # a scan that is surely of none of these is refused; empty: any is taken
 
     def kind_of(self, key: str) -> SegmentKind:
         """Return the segment kind of *key*; KeyError where the card has none."""

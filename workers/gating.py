@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +15,10 @@ from models.contract import Volume
 from models.evaluate.perturb import PERTURBATIONS, NothingToChange, Scene
 from models.evaluate.results import Passing
 from models.gate.judge import WEIGHTS
+from models.gate.whole import SHOWING
 from models.generator import REGIONS, Wish, draw_body
 from models.network import read_facts
+from models.train.rows import prone
 from node.dicom.reader import read_series
 from node.errors import InputInvalid
 from workers.reference_cases import Case, images_of, lungs_of
@@ -38,6 +40,7 @@ class Scan:
     generated: bool = False
     learnt: bool = False
     shown: bool | None
+    phase: str = ""  # of contrast, where it is known
 
 
 def passings(cases: Sequence[Case], data: Path, device: str, *, plain: bool, only: str = "") -> Iterator[Passing]:
@@ -58,14 +61,28 @@ def passings(cases: Sequence[Case], data: Path, device: str, *, plain: bool, onl
 
 def _asked(scan: Scan, device: str) -> Passing:
     began = time.perf_counter()
-    judgement = gate.load(device).judge(scan.volume, _ASKED, lambda _done, _stage: None)
+    judgement = _judged(scan.volume, device)
     seconds = time.perf_counter() - began
+    lies = judgement.whole.lies if judgement.whole else {}
     sys.stderr.write(f"gate: {scan.name} {scan.variant} {judgement.reason or 'admitted'}\n")
     return Passing(
         case=scan.name, variant=scan.variant, generated=scan.generated, learnt=scan.learnt, shown=scan.shown,
         admitted=judgement.fits, reason=judgement.reason, evidence=round(judgement.evidence, 4),
-        strangeness=round(judgement.score, 3), seconds=round(seconds, 3),
+        strangeness=round(judgement.score, 3), seconds=round(seconds, 3), phase_true=scan.phase if lies else "",
+        phase=judgement.whole.phase if judgement.whole else "", lies=lies, seen=judgement.seen,
+        turned={turn: _reversed(scan.volume, turn, device) for turn in lies} if not scan.variant else {},
     )  # fmt: skip
+
+
+def _judged(volume: Volume, device: str) -> gate.Judgement:
+    return gate.load(device).judge(volume, _ASKED, lambda _done, _stage: None)
+
+
+def _reversed(volume: Volume, turn: str, device: str) -> bool | None:
+    """Return whether *volume* surely lies as its header says once that axis alone is reversed and the header is not."""
+    axis = {"left-right": 2, "front-back": 1, "head-feet": 0}[turn]
+    judgement = _judged(replace(volume, voxels=np.ascontiguousarray(np.flip(volume.voxels, axis))), device)
+    return judgement.whole.lies[turn] if judgement.whole else None
 
 
 def _of_case(case: Case, data: Path, learnt: frozenset[str], *, plain: bool) -> Iterator[Scan]:
@@ -76,14 +93,15 @@ def _of_case(case: Case, data: Path, learnt: frozenset[str], *, plain: bool) -> 
         return
     known = (case.repeats or case.name).partition("/")[0] in learnt and volume.modality == "CT"
     scene = Scene(volume=volume, reference=lungs_of(case, data, volume))
-    yield Scan(name=case.name, volume=volume, learnt=known, shown=_shown(case, scene))
+    yield Scan(name=case.name, volume=volume, learnt=known, shown=_shown(case, scene), phase=case.phase)
     for variant, change in () if plain else PERTURBATIONS.items():
         try:
             changed = change(scene)
         except NothingToChange:
             continue
         yield Scan(
-            name=case.name, variant=variant, volume=changed.volume, learnt=known, shown=_shown(case, changed)
+            name=case.name, variant=variant, volume=changed.volume, learnt=known, shown=_shown(case, changed),
+            phase=case.phase,
         )
 
 
@@ -111,4 +129,8 @@ def _bodies(only: str) -> Iterator[Scan]:
             pixel, between = (float(np.exp(rng.uniform(*np.log(ends)))) for ends in (_PIXEL, _BETWEEN))
             body = draw_body(seed, Wish(region=region, spacing=(between, pixel, pixel)))
             lung_ml = float((body.labels > 0).sum()) * body.volume.voxel_ml
-            yield Scan(name=name, volume=body.volume, generated=True, shown=_enough(lung_ml))
+            phase = str(body.facts["contrast"]) if region in SHOWING else ""
+            of_body = Scan(name=name, volume=body.volume, generated=True, shown=_enough(lung_ml), phase=phase)
+            yield of_body
+            lying = prone(body.volume.voxels.astype(np.int16), rng).astype(np.float32)
+            yield replace(of_body, variant="table in front", volume=replace(body.volume, voxels=lying))

@@ -90,10 +90,11 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
         models[key] = catalogue.load(request.model, device)
     reach("job.model_loaded")
     try:
-        pass_gate(series.volume, catalogue.card(request.model), device, progress)
+        remarks = pass_gate(series.volume, catalogue.card(request.model), device, progress)
         findings = models[key].run(series.volume, lambda f, stage: progress(_READING + _MODEL * f, stage))
     except NotApplicable as why:
         raise _declined(why) from why
+    findings = replace(findings, remarks=(*remarks, *findings.remarks))
     _check(findings, series, catalogue.card(request.model))
     reach("job.infer")
     placed = on_source_grid(findings, series)
@@ -108,15 +109,22 @@ def infer(request: Request, models: dict[str, Model], progress: Callable[[float,
     return Ran(device=device, seconds=round(time.monotonic() - began, 2), peak_mib=round(peak))
 
 
-def pass_gate(volume: Volume, card: Card, device: str, progress: Progress) -> None:
-    """Raise NotApplicable, with reason and picture, where *volume* shows nothing that the *card* wants."""
+def pass_gate(volume: Volume, card: Card, device: str, progress: Progress) -> tuple[str, ...]:
+    """Return what the report should repeat of how *volume* was seen to lie.
+
+    Raises NotApplicable, with reason, what was seen and picture, where it is nothing that the *card* wants.
+    """
     if not card.regions:
-        return
+        return ()
     from models import gate  # torch takes seconds to load; only the child needs it
 
-    judgement = gate.load(device).judge(volume, card.regions, lambda _f, stage: progress(_READING, stage))
+    judgement = gate.load(device).judge(
+        volume, card.regions, lambda _f, stage: progress(_READING, stage), card.phases
+    )
     if not judgement.fits:
-        raise NotApplicable(judgement.reason, picture=judgement.picture())
+        seen = f" (seen: {judgement.seen})" if judgement.seen else ""
+        raise NotApplicable(f"{judgement.reason}{seen}", picture=judgement.picture())
+    return judgement.remarks
 
 
 def choose_device(wanted: str) -> str:

@@ -28,6 +28,7 @@ class Case:
     tumour: str = ""  # label file of a mass: too large for a nodule, so a mark there is neither right nor false
     unread: bool = False  # there are nodules or a tumour, but nobody says where: marks are not judged
     other_body: bool = False  # no lung in view: nothing may be drawn
+    phase: str = ""  # of contrast, as its header or page says: "none", or "contrast" where no more is said
     repeats: str = ""  # the case whose patient this one shows again
 
 
@@ -52,10 +53,11 @@ CASES = (
     ),
     Case(
         name="ct-chest-lidc-0001-slab/dicom", lungs="ct-chest-lidc-0001-slab/label-lungs-estimate.nrrd",
-        nodules="ct-chest-lidc-0001-slab/label-nodules.nrrd",
+        nodules="ct-chest-lidc-0001-slab/label-nodules.nrrd", phase="contrast",
     ),
     Case(
-        name="ct-chest-r01-001-every7th/dicom", lungs="ct-chest-r01-001-every7th/label-lungs-estimate.nrrd", unread=True
+        name="ct-chest-r01-001-every7th/dicom", lungs="ct-chest-r01-001-every7th/label-lungs-estimate.nrrd",
+        unread=True, phase="contrast",
     ),
     Case(name=f"{_SMALL}/dicom", lungs=f"{_SMALL}/label-right-lung.nrrd", right=(1,)),
     Case(name="ct-chest-ibsi-pat1/dicom", tumour="ct-chest-ibsi-pat1/label-gtv.nii.gz"),
@@ -65,10 +67,13 @@ CASES = (
         left=(10, 11), right=(12, 13, 14),
     ),
     Case(name="ct-liver-3slice-seg/dicom"),
-    Case(name="ct-orientations-a046441/axial.dcm", unread=True),
-    Case(name="ct-orientations-a046441/coronal.dcm", unread=True),
-    Case(name="ct-orientations-a046441/sagittal.dcm", unread=True),
-    *(Case(name=name, other_body=True) for name in _OTHER_BODIES),
+    Case(name="ct-orientations-a046441/axial.dcm", unread=True, phase="none"),
+    Case(name="ct-orientations-a046441/coronal.dcm", unread=True, phase="none"),
+    Case(name="ct-orientations-a046441/sagittal.dcm", unread=True, phase="none"),
+    *(
+        Case(name=name, other_body=True, phase="contrast" if name.startswith("ct-abdomen-totalseg-dicom") else "")
+        for name in _OTHER_BODIES
+    ),
     *(
         Case(
             name=f"derived-variants/{one}", lungs=f"{_SMALL}/label-right-lung.nrrd", right=(1,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ class Passing:
     evidence: float = 0.0
     strangeness: float = 0.0
     seconds: float = 0.0
+    phase_true: str = ""  # of the scan's contrast; "contrast" where it is not said which, empty where nothing is
+    phase: str = ""  # that it surely is, as the gate says; empty where that is not known
+    lies: Mapping[str, bool | None] = field(default_factory=dict)  # by turn, whether it surely lies so; None: not known
+    turned: Mapping[str, bool | None] = field(default_factory=dict)  # the same of that axis where it was reversed
+    seen: str = ""  # what the gate saw, in words
 
     @property
     def wrong(self) -> bool:

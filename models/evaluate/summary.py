@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from models.evaluate.gate_tables import Counts, phase_counts, turn_counts
 from models.evaluate.metrics import NOWHERE
 from models.evaluate.planted import KINDS
 from models.evaluate.results import PLANTED, Agreement, Passing, Report, Run, scans
@@ -15,6 +16,11 @@ DRAWN_BY_HAND = "ct-chest-lung1-001/dicom"
 
 #: mm; planted nodules are counted in these stretches, the upper end left out.
 DIAMETERS = ((6, 10), (10, 15), (15, 26))
+
+_OF_GATE = (
+    "gate_false_refusals", "gate_with_lung", "gate_false_admissions", "gate_without_lung", "gate_phases", "gate_turns",
+)  # fmt: skip
+_SOURCES = (("real", False), ("generated", True))  # of the scans that the gate is asked about
 
 Pick = Callable[[Run], bool]
 
@@ -61,13 +67,29 @@ def figures(report: Report) -> dict[str, Any]:
 def _gate_figures(passings: Sequence[Passing]) -> dict[str, Any]:
     """Return how many scans the gate was wrong about, and of how many; None where it was not asked."""
     if not passings:
-        return dict.fromkeys(("gate_false_refusals", "gate_with_lung", "gate_false_admissions", "gate_without_lung"))
+        return dict.fromkeys(_OF_GATE)
     return {
         "gate_false_refusals": sum(one.wrong for one in passings if one.shown),
         "gate_with_lung": sum(one.shown is True for one in passings),
         "gate_false_admissions": sum(one.wrong for one in passings if not one.shown),
         "gate_without_lung": sum(one.shown is False for one in passings),
-    }
+        "gate_phases": {
+            name: _told(phase_counts(one for one in passings if one.generated is generated))
+            for name, generated in _SOURCES
+        },
+        "gate_turns": {
+            f"{name} {turn}{', reversed' if reversed_ else ''}": _told(
+                turn_counts((one for one in passings if one.generated is generated), turn, reversed_=reversed_)
+            )
+            for name, generated in _SOURCES
+            for turn in dict.fromkeys(turn for one in passings for turn in one.lies)
+            for reversed_ in (False, True)
+        },
+    }  # fmt: skip
+
+
+def _told(counts: Counts) -> dict[str, int]:
+    return dict(zip(("right", "wrong", "not_known"), counts, strict=True))
 
 
 def froc_of(runs: Iterable[Run], pick: Pick) -> Froc | None:

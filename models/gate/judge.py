@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from models.contract import Picture, Progress, Volume
 from models.gate.looks import Looks, looks_at, tells_nothing
 from models.gate.picture import Heat, draw, heat_of, plain
+from models.gate.whole import Whole, remarks_on, seen_of, shows, whole_of, why_of_another_phase, why_turned
 from models.network import SliceClassifier, load_network, read_facts
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")
@@ -31,6 +32,14 @@ class Limits:
 
     evidence: float  # a scan with no slice that is likelier than this to show a wanted region is refused
     strangeness: float  # a scan that is stranger than this is refused
+    phase: float  # log-odds above which a phase is sure
+    turns: tuple[float, ...]  # by TURNS, log-odds above which it is sure that a scan lies so, or otherwise
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Limits:
+        """Return the limits among the *facts* of a file of weights."""
+        limits: dict[str, Any] = facts["limits"]
+        return cls(**{**limits, "turns": tuple(limits["turns"])})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -45,7 +54,17 @@ class Judgement:
     evidence: float = 0.0  # the greatest of these probabilities
     score: float = 0.0  # how strange the scan is: about 1 for the like of what was trained on
     limit: float = 0.0  # the score above which it is refused
+    whole: Whole | None = None  # phase of contrast, and how the scan lies; None where nothing could be told
+    remarks: tuple[str, ...] = ()  # sentences that whoever reads the result should know
     picture: Callable[[], Picture] = field(repr=False)  # draws what was seen and what spoke for it: RGB (y, x, 3)
+
+    @property
+    def seen(self) -> str:
+        """What was seen, for people: regions counted, contrast, how it lies; empty where nothing could be told."""
+        if self.whole is None:
+            return ""
+        counted = ", ".join(f"{count} of {name}" for name, count in Counter(self.regions).most_common())
+        return f"slices {counted}; {seen_of(self.whole)}"
 
 
 class Gate:
@@ -53,29 +72,43 @@ class Gate:
 
     def __init__(self, network: SliceClassifier, facts: Mapping[str, Any], device: str) -> None:
         data = facts["recipe"]["data"]
-        self._network, self._device, self._limits = network, device, Limits(**facts["limits"])
+        self._network, self._device, self._limits = network, device, Limits.of(facts)
         self._spacing, self._canvas = tuple(data["spacing"]), int(data["canvas"])
 
-    def judge(self, volume: Volume, regions: frozenset[str], progress: Progress) -> Judgement:
-        """Return whether *volume* shows any of *regions*; where nothing can be told it is let through."""
-        unknown = regions - set(self._network.settings.regions)
-        if unknown or not regions:
-            raise ValueError(f"the gate knows {', '.join(self._network.settings.regions)}, not {sorted(unknown)}")
+    def judge(
+        self, volume: Volume, regions: frozenset[str], progress: Progress, phases: frozenset[str] = frozenset()
+    ) -> Judgement:
+        """Return whether *volume* shows any of *regions*, and if any *phases* are named one of these.
+
+        Where nothing can be told it is let through.
+        """
+        settings = self._network.settings
+        for known, asked in ((settings.regions, regions), (settings.phases, phases)):
+            if unknown := asked - set(known):
+                raise ValueError(f"the gate knows {', '.join(known)}, not {sorted(unknown)}")
+        if not regions:
+            raise ValueError(f"the gate must be asked for one of {', '.join(settings.regions)}")
         if volume.modality != "CT":
             what = volume.modality or "of an unknown modality"
             return Judgement(fits=False, reason=f"this is {what}, not CT", picture=lambda: plain(volume))
         if tells_nothing(volume):
             return Judgement(fits=True, reason="", picture=lambda: plain(volume))
         progress(0.0, "looking at what is shown")
-        return self._judged(volume, regions, looks_at(volume, self._spacing, self._canvas))
+        return self._judged(volume, regions, phases, looks_at(volume, self._spacing, self._canvas))
 
-    def _judged(self, volume: Volume, regions: frozenset[str], looks: Looks) -> Judgement:
+    def _judged(
+        self, volume: Volume, regions: frozenset[str], phases: frozenset[str], looks: Looks
+    ) -> Judgement:
         probabilities, score = self.seen(looks.pictures)
         names = self._network.settings.regions
         wanted = probabilities[:, [names.index(one) for one in sorted(regions)]].sum(axis=1)
         likeliest = probabilities.argmax(axis=1)
         found = tuple(names[one] for one in likeliest)
-        reason = self._reason(found, float(wanted.max()), score, regions)
+        whole = self.whole(looks.pictures, found)
+        reason = (
+            self._reason(found, float(wanted.max()), score, regions) or why_turned(whole)
+            or why_of_another_phase(whole, phases, self._limits.phase)
+        )  # fmt: skip
 
         def heat(n: int) -> Heat:
             return heat_of(self._network, torch.from_numpy(looks.pictures[n]).to(self._device), int(likeliest[n]))
@@ -83,7 +116,7 @@ class Gate:
         return Judgement(
             fits=not reason, reason=reason, slices=tuple(looks.places.tolist()), regions=found,
             share=float(wanted.mean()), evidence=float(wanted.max()), score=score, limit=self._limits.strangeness,
-            picture=lambda: draw(volume, looks.places, heat, self._spacing[2]),
+            whole=whole, remarks=remarks_on(whole), picture=lambda: draw(volume, looks.places, heat, self._spacing[2]),
         )  # fmt: skip
 
     def seen(self, pictures: NDArray[np.float32]) -> tuple[NDArray[np.float32], float]:
@@ -96,6 +129,15 @@ class Gate:
             of_slices, _ = self._network.judge(features)
             strange = self._network.strangeness(features)
         return of_slices[0].softmax(dim=-1).cpu().numpy(), float(strange[0].median())
+
+    def whole(self, pictures: NDArray[np.float32], found: tuple[str, ...]) -> Whole:
+        """Return phase and turns of *pictures* (slices, y, x), of which the regions *found* are the likeliest."""
+        with torch.inference_mode():
+            of_phase, of_turns = self._network.whole(torch.from_numpy(pictures[None]).to(self._device))
+        return whole_of(
+            of_phase[0].cpu().numpy(), of_turns[0].cpu().numpy(), self._network.settings.phases, self._limits.phase,
+            self._limits.turns, told=shows(found),
+        )  # fmt: skip
 
     def _reason(self, found: tuple[str, ...], evidence: float, score: float, regions: frozenset[str]) -> str:
         """Return why the scan is refused; empty where it is not."""

@@ -10,7 +10,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 
 from models.contract import Picture, Volume
-from models.explain import grad_cam
+from models.explain import grad_cam, last_convolution
 from models.network import SliceClassifier
 
 _SIDE = 240  # pixels of one slice
@@ -37,7 +37,8 @@ class _OfSlice(nn.Module):
 
 def heat_of(network: SliceClassifier, picture: Tensor, region: int) -> Heat:
     """Return what of *picture* (y, x) spoke for the *region* of that number."""
-    heat = grad_cam(_OfSlice(network), picture[None, None], lambda logits: logits[region])
+    layer = last_convolution(network.look)  # that of the part which tells phase and turns comes after it
+    heat = grad_cam(_OfSlice(network), picture[None, None], lambda logits: logits[region], layer)
     return np.asarray(heat.cpu().numpy(), dtype=np.float32)
 
 

@@ -4,8 +4,10 @@ Anatomy, disease, contrast, grid, noise and artefacts differ from seed to seed; 
 numpy and scipy only.
 """
 
-from models.generator.body import AIRWAYS, LEFT_LUNG, REGIONS, RIGHT_LUNG, Body, Lesion, Wish
+from models.generator.body import AIRWAYS, LEFT_LUNG, PHASES, REGIONS, RIGHT_LUNG, Body, Lesion, Wish
 from models.generator.crop import draw_crop
 from models.generator.draw import draw_body
 
-__all__ = ["AIRWAYS", "LEFT_LUNG", "REGIONS", "RIGHT_LUNG", "Body", "Lesion", "Wish", "draw_body", "draw_crop"]
+__all__ = [
+    "AIRWAYS", "LEFT_LUNG", "PHASES", "REGIONS", "RIGHT_LUNG", "Body", "Lesion", "Wish", "draw_body", "draw_crop",
+]  # fmt: skip

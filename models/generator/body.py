@@ -16,6 +16,9 @@ LEFT_LUNG, RIGHT_LUNG, AIRWAYS = 1, 2, 3
 #: "object": phantoms, bottles, QA blocks, an empty table, noise.
 REGIONS = ("chest", "abdomen", "pelvis", "head", "neck", "legs", "object")
 
+#: Of contrast in the blood: before any, in the arteries, everywhere.
+PHASES = ("none", "arterial", "venous")
+
 KINDS = ("solid", "part-solid", "ground-glass", "calcified", "spiculated", "juxtapleural", "mass", "cavity")
 
 Point = tuple[float, float, float]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from models.generator.body import PHASES
 from models.generator.scene import Bend
 
 Facts = dict[str, float | str]
@@ -81,7 +82,7 @@ def draw_patient(seed: int, facts: Facts, contrast: str | None) -> Patient:
     female = dice.chance("female", 0.48)
     size = dice.between("size", 0.9, 1.08) * (0.93 if female else 1.0)
     wide, deep, tall = (dice.between(f"size_{name}", 1 - by, 1 + by) for name, by in _ASPECTS)
-    phase = contrast or dice.one_of("contrast", ("none", "arterial", "venous"), (0.45, 0.25, 0.3))
+    phase = contrast or dice.one_of("contrast", PHASES, (0.45, 0.25, 0.3))
     facts["contrast"] = phase
     blood = dice.between("blood_hu", 35, 55)
     early, late = dice.between("contrast_early", 150, 420), dice.between("contrast_late", 90, 220)

@@ -16,6 +16,7 @@ from models.gate.judge import Limits
 from models.network import SliceClassifier, load_network, read_facts, save
 from models.sampling import UNKNOWN
 from models.train.augment import augmented_slices, middle
+from models.train.certainty import certainty
 from models.train.region import RegionTask
 from models.train.sources import Sample
 
@@ -50,8 +51,11 @@ def complete(weights: Path, task: RegionTask, device: str) -> dict[str, Any]:
     told = _told(
         network, list(_as_they_are(network, task.held, task, device)), _changed(network, held, _CHECKED, device)
     )
-    limits = Limits(evidence=round(_SURE * told["least_evidence"], 3), strangeness=round(_ROOM * told["strangest"], 2))
-    added = {"limits": asdict(limits), "gate": told, "real_cases": [one.name for one in task.real]}
+    lines, sure = certainty(network, task.held, task.recipe.data.canvas, device)
+    limits = Limits(
+        evidence=round(_SURE * told["least_evidence"], 3), strangeness=round(_ROOM * told["strangest"], 2), **lines
+    )
+    added = {"limits": asdict(limits), "gate": told, "certainty": sure, "real_cases": [one.name for one in task.real]}
     save(network, weights, {**read_facts(weights), **added})
     return added
 
@@ -72,7 +76,7 @@ def _changed(network: SliceClassifier, task: RegionTask, count: int, device: str
     seen, data = list[Seen](), task.recipe.data
     for number in range(count):
         rng = np.random.default_rng((task.recipe.seed, number, 2))
-        rows, regions, _ = task.batch(rng, _ROWS)
+        rows, regions, *_ = task.batch(rng, _ROWS)
         nothing = torch.zeros_like(rows[:, 0], dtype=torch.uint8)
         images, _ = augmented_slices(rows, nothing, data.size, data.spacing[2], task.recipe.augmentation, rng)
         seen += _seen(network, images, regions.numpy(), device)

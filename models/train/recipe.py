@@ -80,6 +80,7 @@ class Augmentation:
     dropped: float = 0.1  # share of samples in which a neighbour slice is the middle one once more
     joined: float = 0.0  # share of rows of slices that go on into the region above
     boxed: float = 0.0  # share of rows of slices of which a box alone is seen, as in a crop
+    prone: float = 0.0  # share of rows of slices with a table in front of the patient, and none behind
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,12 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.contract import Mask, Volume
-from models.generator import REGIONS, Wish, draw_body
+from models.generator import PHASES, REGIONS, Body, Wish, draw_body
 from models.sampling import UNKNOWN, Grid, padding
 from models.train.recipe import Data
 from models.train.sources import Case, Sample
 
 _HIGHEST = 3071.0  # HU that are kept, as 12 bits hold them
+_SHOWING_PHASE = ("chest", "abdomen")  # of generated bodies: heart, aorta, liver and kidneys tell
 _LUNG_MM2 = 500.0  # of lung in a slice that is to be called chest
 #: Regions of generated series in turn: none is rare, as most are among the bodies that the generator draws at will.
 _TURNS = ("chest", "abdomen", "head", "chest", "neck", "legs", "pelvis", "object", "chest", "abdomen")
@@ -44,32 +45,42 @@ def lungs_of(case: Case, data: Data) -> list[Sample]:
 
 
 def series_of(case: Case, data: Data) -> list[Sample]:
-    """Return the case as a series of the region that its facts name; its slices are told as those of a body."""
+    """Return the case as a series of the region that its facts name; its slices are told as those of a body.
+
+    The phase of its contrast is not: of those with any, none says which.
+    """
     region, unknown = case.facts["region"], bool((case.labels == UNKNOWN).all())
     lung = (case.labels > 0) & (case.labels != UNKNOWN)
     regions = np.full(len(lung), UNKNOWN, np.uint8) if unknown else _regions(lung, region, case.volume)
-    return [series_sample(case.name, case.volume, regions, region, data)]
+    return [series_sample(case.name, case.volume, regions, (UNKNOWN, REGIONS.index(region)), data)]
 
 
 def draw_series(data: Data, seed: int) -> Sample:
-    """Return a generated body as a row of slices with the region of each, and at the end what the whole series is."""
+    """Return a generated body as a row of slices with the region of each; at the end, phase and region of the whole."""
     body = draw_body(seed, replace(_wish(data, seed), region=_TURNS[seed % len(_TURNS)]))
     regions = _regions(body.labels > 0, body.region, body.volume)
-    return series_sample(f"{body.region}-{seed}", body.volume, regions, body.region, data)
+    whole = (_phase(body), REGIONS.index(body.region))
+    return series_sample(f"{body.region}-{seed}", body.volume, regions, whole, data)
 
 
 def series_sample(
-    name: str, volume: Volume, regions: NDArray[np.uint8], kind: str, data: Data
+    name: str, volume: Volume, regions: NDArray[np.uint8], whole: tuple[int, int], data: Data
 ) -> Sample:
     """Return *volume* as a row of slices on the training grid.
 
-    The labels are the place in REGIONS of each slice's region (255 where that is not settled) and, last, of the
-    series' own. *regions* has one for each slice of the volume.
+    The labels are the place in REGIONS of each slice's region (255 where that is not settled) and, last, what is true
+    of the *whole*: the places of its phase in PHASES (or 255) and of its region. *regions* has one for each slice of
+    the volume.
     """
     grid = Grid.over(volume, data.spacing, (data.canvas, data.canvas))
     nearest = np.clip(np.rint(grid.start[0] + np.arange(grid.shape[0]) * grid.step[0]), 0, len(regions) - 1).astype(int)
-    labels = np.append(regions[nearest], REGIONS.index(kind)).astype(np.uint8)
+    labels = np.append(regions[nearest], whole).astype(np.uint8)
     return Sample(name=name, voxels=kept(grid.sample(volume.voxels)), labels=labels)
+
+
+def _phase(body: Body) -> int:
+    """Return the place in PHASES of the body's phase; 255 where a region shows too little of its vessels."""
+    return PHASES.index(str(body.facts["contrast"])) if body.region in _SHOWING_PHASE else UNKNOWN
 
 
 def _regions(lung: Mask, region: str, volume: Volume) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import pytest
 import models
 from models import catalogue
 from models.contract import Card
-from models.generator import REGIONS
+from models.generator import PHASES, REGIONS
 
 NAMES = ("ct-lung", "ct-lung-nodule")
 ROOT = Path(models.__file__).resolve().parent.parent
@@ -73,6 +73,7 @@ def test_the_models_of_the_lung_ask_for_a_chest(name: str) -> None:
     """By the names that the generator draws and the gate knows."""
     assert catalogue.card(name).regions == {"chest"}
     assert catalogue._REGIONS == REGIONS
+    assert catalogue._PHASES == PHASES
 
 
 def test_a_card_without_input_asks_no_gate_and_its_digest_leaves_it_out(tmp_path: Path) -> None:
@@ -89,6 +90,13 @@ def test_a_card_without_input_asks_no_gate_and_its_digest_leaves_it_out(tmp_path
     after = ask(tmp_path, "ct-lung")
     assert len({before["ct-lung"], between["ct-lung"], after}) == 3
     assert ask(tmp_path, "ct-lung-nodule") == before["ct-lung-nodule"]
+
+
+def test_a_card_names_the_phases_that_its_model_is_made_for() -> None:
+    """None are named where any will do."""
+    asked = catalogue._input({"regions": ["chest", "abdomen"], "phases": ["none", "venous"]})
+    assert asked == {"regions": {"chest", "abdomen"}, "phases": {"none", "venous"}}
+    assert catalogue._input({"regions": ["chest"]})["phases"] == frozenset()
 
 
 def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
@@ -115,6 +123,10 @@ def test_an_unknown_model_is_a_key_error_that_names_it() -> None:
         ('regions = ["chest"]', 'regions = ["tail"]', "input.regions is 'tail', not one of chest, abdomen"),
         ('regions = ["chest"]', "regions = []", "not a list of chest, abdomen"),
         ('regions = ["chest"]', 'regions = "chest"', "not a list of chest, abdomen"),
+        ('regions = ["chest"]', 'phases = ["none"]', "input.phases needs input.regions"),
+        ('regions = ["chest"]', 'regions = ["chest"]\nphases = ["late"]', "'late', not one of none, arterial, venous"),
+        ('regions = ["chest"]', 'regions = ["chest"]\nphases = []', "input.phases is .., not a list of none, arterial"),
+        ('regions = ["chest"]', 'regions = ["chest"]\nkernels = ["b"]', "input.kernels is no key; here belong regions"),
     ],
 )
 def test_a_mistake_in_a_card_is_told_with_its_file(

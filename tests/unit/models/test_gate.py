@@ -7,14 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from models import gate
 from models.catalogue import card_names
 from models.contract import Volume
 from models.gate.judge import WEIGHTS
 from models.gate.looks import looks_at
+from models.gate.whole import DECLINED
 from models.generator import REGIONS, Wish, draw_body
-from models.network import SliceClassifier, load_network, read_facts
+from models.network import TURNS, SliceClassifier, load_network, read_facts
 from models.phantom import Phantom
 from models.train.recipe import read_recipe
 
@@ -112,6 +114,70 @@ def test_another_modality_is_told_and_shown(head: Volume) -> None:
     assert (picture[..., 0] == picture[..., 2]).all()
 
 
+def test_a_scan_of_another_phase_is_refused_where_that_is_sure(
+    chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sentence; what is not known passes, and so does everything where a card asks for no phase."""
+    asked, none = gate.load("cpu"), frozenset({"none"})
+    line = asked._limits.phase
+    for logits, names, reason in (
+        ((0.0, 99.0, 0.0), none, "with contrast in the arteries, and the model is made for scans without contrast"),
+        ((0.0, 99.0, 99.0), none, "with contrast, and the model is made for scans without contrast"),
+        ((99.0, 0.0, 0.0), frozenset({"arterial", "venous"}), "without contrast, and the model is made for scans with "
+         "contrast"),
+        ((0.0, 99.0, 0.0), frozenset({"arterial"}), ""), ((0.0, 99.0, 0.0), frozenset[str](), ""),
+        ((0.0, line - 0.1, -99.0), none, ""),
+    ):  # fmt: skip
+        monkeypatch.setattr(asked._network.whole, "forward", lambda _row, given=logits: answers(given, (-9.0,) * 3))
+        found = asked.judge(chest, CHEST, quiet, names)
+        assert found.reason == (f"this looks like a scan {reason}" if reason else "")
+    with pytest.raises(ValueError, match="the gate knows none, arterial, venous"):
+        asked.judge(chest, CHEST, quiet, frozenset({"late"}))
+
+
+def test_no_phase_is_told_of_a_scan_that_cannot_show_it(head: Volume) -> None:
+    """The network answers always; of a head its answer means nothing."""
+    found = judged(head, frozenset({"head"}))
+    assert found.whole is not None
+    assert (found.whole.phase, found.whole.phases) == ("", {})
+    assert "contrast not known" in found.seen
+
+
+def answers(phase: tuple[float, ...], turns: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits as the network gives them."""
+    return torch.tensor([phase]), torch.tensor([turns])
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_a_scan_that_surely_lies_otherwise_than_its_header_says(
+    turn: str, chest: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Is refused, or where it may be situs inversus passed with a remark; below its line nothing is said."""
+    asked = gate.load("cpu")
+    number = TURNS.index(turn)
+    for beyond, known in ((0.1, False), (-0.1, None)):
+        turns = [-99.0] * 3
+        turns[number] = asked._limits.turns[number] + beyond
+        given = answers((0.0,) * 3, tuple(turns))
+        monkeypatch.setattr(asked._network.whole, "forward", lambda _row, given=given: given)
+        found = asked.judge(chest, CHEST, quiet)
+        assert found.whole is not None
+        assert found.whole.lies == {one: known if one == turn else True for one in TURNS}
+        assert found.fits == (known is None or turn not in DECLINED)
+        assert bool(found.remarks) == (known is False and turn not in DECLINED)
+        assert ("check Image Orientation (Patient)" in found.reason) == (not found.fits)
+
+
+def test_a_chest_lies_as_it_lies_and_a_turned_one_otherwise(chest: Volume) -> None:
+    """The whole way, from voxels: front and back, head and feet; never is a scan as it is said to be turned."""
+    found = judged(chest)
+    assert found.whole is not None
+    assert False not in found.whole.lies.values()
+    assert found.whole.lies["front-back"] is True
+    turned = judged(Volume(voxels=np.ascontiguousarray(chest.voxels[:, ::-1]), affine=chest.affine))
+    assert turned.reason.startswith("front and back seem exchanged: check ")
+
+
 def test_what_is_too_narrow_to_be_told_passes() -> None:
     """A handful of rows says nothing; the models' own checks come after."""
     narrow = Volume(voxels=np.zeros((40, 3, 200), np.float32), affine=np.diag([2.0, 2.0, 2.0, 1.0]))
@@ -141,7 +207,7 @@ def test_who_asks_for_a_head_gets_one(head: Volume) -> None:
     """The gate knows no chest but by what a card asks for; what it does not know is an error."""
     assert judged(head, frozenset({"head", "neck"})).fits
     for asked in (frozenset({"tail"}), frozenset[str]()):
-        with pytest.raises(ValueError, match="the gate knows chest, abdomen"):
+        with pytest.raises(ValueError, match=r"the gate (knows|must be asked for one of) chest, abdomen"):
             judged(head, asked)
 
 

@@ -11,10 +11,12 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 from models.network import (
+    TURNS,
     Network,
     NoduleCNN,
     NoduleCNNSettings,
     Settings,
+    SliceClassifier,
     SliceClassifierSettings,
     UNet,
     UNetSettings,
@@ -26,7 +28,10 @@ from models.network import (
 )
 
 SMALL_UNET = UNetSettings(in_channels=3, classes=2, channels=4, levels=3)
-SMALL_CLASSIFIER = SliceClassifierSettings(regions=("chest", "head"), kinds=("none", "venous"), channels=4, hidden=6)
+SMALL_CLASSIFIER = SliceClassifierSettings(
+    regions=("chest", "head"), kinds=("chest", "legs"), phases=("none", "venous"), channels=4, hidden=6,
+    whole_channels=2, whole_hidden=4,
+)  # fmt: skip
 SMALL_CNN = NoduleCNNSettings(channels=4, levels=3)
 EACH = [SMALL_UNET, SMALL_CLASSIFIER, SMALL_CNN]
 
@@ -91,6 +96,23 @@ def test_a_slice_is_judged_by_its_neighbours_too() -> None:
     with torch.inference_mode():
         moved = (network(changed)[0] - network(series)[0]).abs().sum(dim=2)[0]
     assert (moved > 0).all()
+
+
+def test_a_series_turned_gets_the_opposite_answer_about_that_turn_alone() -> None:
+    """And the same phase: which way is right must be learnt of the patient, not of a habit of the network."""
+    network = fresh(SMALL_CLASSIFIER)
+    assert isinstance(network, SliceClassifier)
+    torch.manual_seed(6)
+    series = torch.randn(1, 5, 48, 48)
+    with torch.inference_mode():
+        phase, turns = network.whole(series)
+        assert float(turns.abs().min()) > 1e-6
+        for number, axis in enumerate((3, 2, 1)):
+            sign = torch.ones(len(TURNS))
+            sign[number] = -1.0
+            other_phase, other_turns = network.whole(series.flip(axis))
+            torch.testing.assert_close(other_phase, phase, atol=1e-5, rtol=0)
+            torch.testing.assert_close(other_turns, turns * sign, atol=1e-6, rtol=0)
 
 
 def test_a_nodule_cnn_pools_maps_that_can_be_looked_at() -> None:
@@ -162,4 +184,6 @@ def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ValueError, match="levels is 0"):
         UNetSettings(levels=0)
     with pytest.raises(ValueError, match="regions"):
-        SliceClassifierSettings(regions=("chest",), kinds=("a", "b"))
+        SliceClassifierSettings(regions=("chest",), kinds=("a", "b"), phases=("c", "d"))
+    with pytest.raises(ValueError, match="phases"):
+        SliceClassifierSettings(regions=("chest", "head"), kinds=("a", "b"), phases=())

@@ -220,4 +220,32 @@ def test_the_gate_is_counted_by_what_is_in_view(report: Report, tmp_path: Path) 
     results.write(told, tmp_path / "report.json")
     assert results.read(tmp_path / "report.json") == told
     assert summary.figures(report)["gate_false_refusals"] is None
+    assert summary.figures(report)["gate_turns"] is None
     assert "The gate" not in markdown(report)
+
+
+def test_phases_and_turns_are_counted_right_wrong_and_not_known(report: Report) -> None:
+    """Contrast of an unsaid phase is right as either; a scan that was reversed is right where it is found so."""
+    sure, other, none = {"left-right": True}, {"left-right": False}, {"left-right": None}
+    asked = (
+        passing("a", True, True, phase_true="none", phase="none", lies=sure, turned=other),
+        passing("b", True, True, phase_true="contrast", phase="venous", lies=none, turned=none),
+        passing("c", True, True, phase_true="contrast", phase="none", lies=other, turned=sure),
+        passing("d", True, True, phase="venous", lies=sure, turned=none),
+        passing("e-1", True, True, generated=True, phase_true="arterial", lies=sure, turned=other),
+        passing("e-1", True, True, generated=True, phase_true="arterial", phase="venous", lies=none, variant="turned"),
+    )  # fmt: skip
+    told = replace(report, passings=asked)
+    figures = summary.figures(told)
+    assert figures["gate_phases"] == {
+        "real": {"right": 2, "wrong": 1, "not_known": 0}, "generated": {"right": 0, "wrong": 1, "not_known": 1},
+    }  # fmt: skip
+    assert figures["gate_turns"] == {
+        "real left-right": {"right": 2, "wrong": 1, "not_known": 1},
+        "real left-right, reversed": {"right": 1, "wrong": 1, "not_known": 2},
+        "generated left-right": {"right": 1, "wrong": 0, "not_known": 1},
+        "generated left-right, reversed": {"right": 1, "wrong": 0, "not_known": 0},
+    }
+    page = markdown(told)
+    assert "| real scans as they came, not trained on | 1 | 1 | 0 | 0 | 2 | 1 | 1 | 0 |" in page
+    assert "| real scans as they came, not trained on | left-right | 4 | 2 | 1 | 1 | 4 | 1 | 1 | 2 |" in page

@@ -9,23 +9,30 @@ import pytest
 import torch
 
 from models.contract import Volume
-from models.generator import REGIONS
+from models.gate.judge import Limits
+from models.generator import PHASES, REGIONS
 from models.network import SliceClassifier, SliceClassifierSettings, build, load_network, read_facts, read_tensors, save
 from models.sampling import UNKNOWN
 from models.train import density
+from models.train.certainty import certainty
 from models.train.recipe import Augmentation, Data, Recipe, Training
-from models.train.region import RegionTask, boxed
+from models.train.region import RegionTask
+from models.train.rows import boxed, prone
 from models.train.sources import Case, Sample, SampleError, save_case
 from models.train.tasks import _cases
 
-SETTINGS = SliceClassifierSettings(regions=REGIONS, kinds=REGIONS, channels=4, hidden=6)
+SETTINGS = SliceClassifierSettings(
+    regions=REGIONS, kinds=REGIONS, phases=PHASES, channels=4, hidden=6, whole_channels=2, whole_hidden=4
+)
 
 
 def series(region: int, slices: int = 8) -> Sample:
     """Return a series whose slices are as bright as their region's number is high, and a little rough."""
     rough = np.random.default_rng(region).integers(-20, 20, (slices, 24, 24))
     voxels = (rough - 900 + 200 * region).astype(np.int16)
-    return Sample(name=f"series-{region}", voxels=voxels, labels=np.full(slices + 1, region, np.uint8))
+    labels = np.full(slices + 2, region, np.uint8)
+    labels[-2] = region if region < len(PHASES) else UNKNOWN
+    return Sample(name=f"series-{region}", voxels=voxels, labels=labels)
 
 
 def task(**how: float) -> RegionTask:
@@ -82,7 +89,65 @@ def test_the_lines_are_drawn_beyond_validation_and_kept_with_the_weights(
     assert told["gate"]["series_with_chest"] == 1
     assert read_facts(files[0])["limits"] == told["limits"]
     assert read_facts(files[0])["seed"] == 1
+    assert Limits.of(read_facts(files[0])).turns == tuple(told["limits"]["turns"])
     assert float(load_network(files[0], "cpu", SliceClassifier).whitening.abs().sum()) > 0
+
+
+def test_a_line_lies_beyond_the_surest_wrong_answer() -> None:
+    """Half as far again, and never where nobody would be sure; what was right moves no line."""
+    given = iter([(0, (9.0, 0.0, 0.0), (3.0, -1.0, -9.0)), (0, (0.0, 3.0, 0.0), (-8.0, -9.0, 0.2))] * 3)
+
+    class Told(torch.nn.Module):
+        """Says what was given, always of a chest."""
+
+        settings = SETTINGS
+
+        def forward(self, row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return that every slice is of the first region, or of the last where it is bright."""
+            bright = row.mean(dim=(2, 3)) > 0.0
+            regions = torch.where(bright, len(REGIONS) - 1, 0)
+            return torch.nn.functional.one_hot(regions, len(REGIONS)).float(), torch.zeros(1, len(REGIONS))
+
+        def whole(self, _row: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            """Return the next logits."""
+            _, phase, turns = next(given)
+            return torch.tensor([phase]), torch.tensor([turns])
+
+    lines, told = certainty(Told(), [series(0), series(6), series(0)], 24, "cpu")  # type: ignore[arg-type]
+    wrong = 3.0 - np.log(2.0)  # log-odds of arterial against two others
+    assert lines["phase"] == pytest.approx(1.5 * wrong, abs=0.01)
+    assert lines["turns"] == [4.5, 2.2, 2.2]
+    assert (told["rows"], told["phase_wrong"], told["phase_known"]) == (6, 3, 3)
+    assert told["turn_wrong"] == {"left-right": 3, "front-back": 0, "head-feet": 3}
+    assert told["turn_known"] == {"left-right": 3, "front-back": 3, "head-feet": 3}
+    never, told = certainty(Told(), [series(6)], 24, "cpu")  # type: ignore[arg-type]
+    assert min(never["phase"], *never["turns"]) > 1000 and told == {"rows": 0}
+
+
+def test_long_rows_show_much_of_a_series_and_its_phase() -> None:
+    """From the feet to the head; what goes on into another patient has no phase of its own."""
+    one = task(joined=0.0)
+    *_, wide, phases = one.batch(np.random.default_rng(1), 16)
+    assert wide.shape[:2] == (16, 12)
+    regions = ((wide.float().mean(dim=(1, 2, 3)) + 900.0) / 200.0).round().long()
+    assert phases.tolist() == [n if n < len(PHASES) else UNKNOWN for n in regions.tolist()]
+    assert int((regions < len(PHASES)).sum()) > 8
+    *_, phases = task(joined=1.0).batch(np.random.default_rng(1), 16)
+    assert UNKNOWN in phases.tolist()
+
+
+def test_a_patient_who_lies_prone_has_his_table_in_front() -> None:
+    """What lay behind him is air, he himself is as he was."""
+    voxels = np.full((3, 60, 60), -1024, np.int16)
+    voxels[:, 20:40, 10:50] = 40
+    voxels[:, 45:47, 5:55] = -300  # his table
+    changed = prone(voxels, np.random.default_rng(3))
+    assert np.array_equal(changed[:, 20:40, 10:50], voxels[:, 20:40, 10:50])
+    assert (changed[:, 41:] == -1024).all()
+    table = np.flatnonzero((changed[0, :20] > -1024).any(axis=1))
+    assert 1 <= len(table) <= 3 and table.min() > 10
+    nothing = np.full((2, 9, 9), -1024, np.int16)
+    assert np.array_equal(prone(nothing, np.random.default_rng(3)), nothing)
 
 
 def test_a_row_goes_on_into_the_region_above_it() -> None:
@@ -91,7 +156,7 @@ def test_a_row_goes_on_into_the_region_above_it() -> None:
     order = [REGIONS.index(one) for one in ("legs", "pelvis", "abdomen", "chest", "neck", "head")]
     several = 0
     for seed in range(12):
-        _, regions, kinds = joined.batch(np.random.default_rng(seed), 8)
+        _, regions, kinds, *_ = joined.batch(np.random.default_rng(seed), 8)
         for row, kind in zip(regions.tolist(), kinds.tolist(), strict=True):
             assert kind in (UNKNOWN, row[0])
             if REGIONS.index("object") in row:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from models.contract import Volume
-from models.generator import REGIONS
+from models.generator import PHASES, REGIONS, Wish, draw_body
 from models.network import NoduleCNNSettings, Settings, SliceClassifierSettings, build
 from models.sampling import UNKNOWN
+from models.train import samples
 from models.train.cubes import cubes_of, draw_cubes, single
 from models.train.nodule import NoduleTask
 from models.train.recipe import Data, Recipe, Training
@@ -107,8 +108,9 @@ def test_cubes_are_parted_into_samples_with_one_label_each() -> None:
 def series(n: int, region: int, slices: int = 10) -> Sample:
     """Return a series whose slices are as bright as their region's number is high."""
     voxels = np.full((slices, 24, 24), -900 + 200 * region, np.int16)
-    labels = np.full(slices + 1, region, np.uint8)
+    labels = np.full(slices + 2, region, np.uint8)
     labels[0] = UNKNOWN
+    labels[-2] = region if region < len(PHASES) else UNKNOWN
     return Sample(name=f"series-{n}", voxels=voxels, labels=labels)
 
 
@@ -123,10 +125,18 @@ class ByBrightness(nn.Module):
         one_hot = nn.functional.one_hot(region, len(REGIONS)).float()
         return one_hot, one_hot[:, -1]
 
+    def whole(self, slices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the region for the phase, right but for the first, and that heads alone lie where feet should."""
+        hounsfield = (slices.mean(dim=(1, 2, 3)) + 1.0) * 712.0 - 1024.0
+        region = ((hounsfield + 900.0) / 200.0).round().long().clamp(1, len(PHASES) - 1)
+        return nn.functional.one_hot(region, len(PHASES)).float(), torch.tensor([[-1.0, -1.0, 1.0]])
+
 
 def region_task() -> RegionTask:
     """Return the task with one series of each of the first four regions."""
-    settings = SliceClassifierSettings(regions=REGIONS, kinds=REGIONS, channels=4, hidden=6)
+    settings = SliceClassifierSettings(
+        regions=REGIONS, kinds=REGIONS, phases=PHASES, channels=4, hidden=6, whole_channels=2, whole_hidden=4
+    )
     rows = [series(n, n) for n in range(4)]
     return RegionTask(recipe=recipe("region", settings), series=rows, real=[], held=rows, regions=REGIONS)
 
@@ -137,29 +147,32 @@ def test_slices_and_series_are_counted_by_region(tmp_path: Path) -> None:
     share = (1.0 + 3 * 8 / 9) / 4
     assert figures["slices_right"] == pytest.approx(share, abs=1e-5)
     assert figures["series_right"] == 1.0
-    assert figures["score"] == pytest.approx((share + 1) / 2, abs=1e-5)
+    assert figures["phases_right"] == figures["turns_right"] == pytest.approx(2 / 3, abs=1e-5)
+    assert figures["score"] == pytest.approx((share + 1 + 4 / 3) / 4, abs=1e-5)
     assert region_task().save_worst(ByBrightness(), "cpu", tmp_path)[0]["slices_wrong"] == 0.1  # type: ignore[arg-type]
 
 
 def test_rows_of_slices_keep_their_order_and_their_labels() -> None:
     """A row is cut out from head to feet as it lies; its loss leads somewhere."""
     task = region_task()
-    rows, regions, kinds = task.batch(np.random.default_rng(3), 6)
+    batch = task.batch(np.random.default_rng(3), 6)
+    rows, regions, kinds, *_ = batch
     assert rows.shape[:2] == regions.shape
     known = regions != UNKNOWN
     assert ((rows[:, :, 0, 0] == -900 + 200 * regions.int()) | ~known).all()
     assert ((regions == kinds[:, None]) | ~known).all()
     torch.manual_seed(1)
     network = build(task.recipe.network)
-    task.loss(network, (rows, regions, kinds), np.random.default_rng(1)).backward()
+    task.loss(network, batch, np.random.default_rng(1)).backward()
     assert all(one.grad is not None and one.grad.abs().sum() > 0 for one in network.parameters())
 
 
 def test_another_list_of_regions_is_refused() -> None:
     """A number of the generator's must mean the same to the network."""
-    other = SliceClassifierSettings(regions=REGIONS[::-1], kinds=REGIONS)
-    with pytest.raises(ValueError, match="must be those of the generator"):
-        replace(region_task(), recipe=recipe("region", other))
+    for regions, phases in ((REGIONS[::-1], PHASES), (REGIONS, PHASES[::-1])):
+        other = SliceClassifierSettings(regions=regions, kinds=REGIONS, phases=phases)
+        with pytest.raises(ValueError, match="must be those of the generator"):
+            replace(region_task(), recipe=recipe("region", other))
 
 
 def case(labels: np.ndarray, region: str = "chest") -> Case:
@@ -183,9 +196,17 @@ def test_a_real_case_gives_each_task_what_is_known_of_it() -> None:
     assert of_series.labels[-1] == chest
     assert of_series.labels[len(of_series.labels) // 2] == chest
     assert of_series.labels[0] == UNKNOWN
+    assert of_series.labels[-2] == UNKNOWN
     unknown = np.full_like(labels, UNKNOWN)
     assert lungs_of(case(unknown), odd) == []
-    assert (series_of(case(unknown), odd)[0].labels[:-1] == UNKNOWN).all()
+    assert (series_of(case(unknown), odd)[0].labels[:-2] == UNKNOWN).all()
+
+
+@pytest.mark.parametrize(("region", "phase"), [("chest", PHASES.index("arterial")), ("head", UNKNOWN)])
+def test_a_generated_series_tells_its_phase_where_its_region_shows_it(region: str, phase: int) -> None:
+    """A head has vessels too, but on this grid nobody could tell."""
+    body = draw_body(11, Wish(region=region, contrast="arterial", spacing=(12.0, 9.0, 9.0)))
+    assert samples._phase(body) == phase
 
 
 def lung_case(nodules: list[dict[str, object]], spacing: tuple[float, float, float] = (2.0, 1.5, 1.5)) -> Case:

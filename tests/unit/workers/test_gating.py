@@ -10,7 +10,7 @@ import pytest
 from models.contract import Volume
 from models.evaluate.perturb import Scene
 from models.gate.judge import WEIGHTS
-from models.network import read_facts
+from models.network import TURNS, read_facts
 from node.testing import synthetic_ct, thorax_study, write_series
 from workers import gating
 from workers.gating import passings
@@ -36,6 +36,11 @@ def test_each_scan_is_asked_about_as_it_is_and_changed(data: Path) -> None:
     assert {"", "64x64", "padding-2000", "upper-half"} <= {one.variant for one in rest}
     assert all(one.shown and not one.generated and not one.learnt and one.seconds > 0 for one in rest)
     assert rest[0].admitted
+    assert all(set(one.lies) == set(TURNS) for one in rest)
+    assert set(rest[0].turned) == set(TURNS)
+    assert not any(one.turned for one in rest[1:])
+    for turn, lies in rest[0].lies.items():
+        assert rest[0].turned[turn] == (None if lies is None else not lies)
 
 
 def test_what_was_learnt_from_is_known_by_the_weights_own_word(
@@ -65,7 +70,8 @@ def test_lung_is_in_view_by_its_reference() -> None:
 
 def test_generated_bodies_have_seeds_of_their_own() -> None:
     """Of every region, none that a recipe draws; lung is in view where it is labelled."""
-    (head,) = gating._bodies("head-5003002")
+    head, prone = gating._bodies("head-5003002")
+    assert (prone.variant, prone.phase, prone.volume.voxels.shape) == ("table in front", "", head.volume.voxels.shape)
     assert (head.generated, head.learnt, head.shown) == (True, False, False)
     assert head.volume.spacing[1] == head.volume.spacing[2]
     assert read_facts(WEIGHTS)["recipe"]["data"]["bodies"] < 1_000_000

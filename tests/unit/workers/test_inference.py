@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from PIL import Image
 
 from models import catalogue
 from models.contract import Card, Findings, NotApplicable, Segment, Volume
+from models.gate import Judgement
 from models.phantom import thorax_phantom
 from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, ModelNotApplicable, OutOfMemory, OutputInvalid
 from node.testing import synthetic_ct, write_series
@@ -25,7 +27,7 @@ from workers.inference import InferenceChild, Request, pass_gate
 def _serve_misbehaving(connection: object) -> None:
     """Run the child's loop with models that go wrong, in the spawned process."""
     inference.catalogue.load = misbehaving.load  # type: ignore[assignment]
-    inference.pass_gate = lambda *_: None  # it would take what the device is called for a device
+    inference.pass_gate = lambda *_: ()  # it would take what the device is called for a device
     inference._serve(connection)  # type: ignore[arg-type]
 
 
@@ -157,15 +159,41 @@ def asking(*regions: str) -> Card:
 
 def test_what_the_card_does_not_want_is_declined_with_a_picture() -> None:
     """Before the model runs; the thorax phantom is no pair of legs."""
-    phantom = thorax_phantom((40, 96, 96), (7.0, 3.6, 3.6))
-    thorax = Volume(voxels=phantom.voxels, affine=phantom.affine)
     stages = []
     with pytest.raises(NotApplicable, match=r"this looks like a chest \(\d+ of 24 slices .*\), not legs") as told:
-        pass_gate(thorax, asking("legs"), "cpu", lambda _done, stage: stages.append(stage))
+        pass_gate(thorax(), asking("legs"), "cpu", lambda _done, stage: stages.append(stage))
     assert told.value.picture is not None
     assert told.value.picture.shape == (480, 720, 3)
     assert stages == ["looking at what is shown"]
-    pass_gate(thorax, asking("legs", "chest"), "cpu", lambda *_: None)
+    pass_gate(thorax(), asking("legs", "chest"), "cpu", lambda *_: None)
+
+
+def thorax() -> Volume:
+    """Return the thorax phantom."""
+    phantom = thorax_phantom((40, 96, 96), (7.0, 3.6, 3.6))
+    return Volume(voxels=phantom.voxels, affine=phantom.affine)
+
+
+def test_what_was_seen_is_told_with_the_reason() -> None:
+    """Regions counted, contrast, how it lies: whoever wonders about a refusal finds more than its sentence."""
+    with pytest.raises(NotApplicable, match=r"not legs \(seen: slices \d+ of chest.*; .*contrast.*; left and right "):
+        pass_gate(thorax(), asking("legs"), "cpu", lambda *_: None)
+
+
+def test_a_remark_of_the_gate_is_handed_on_and_a_phase_that_is_not_wanted_declined(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The card's phases reach the gate; what it found odd reaches the report."""
+    def judge(_volume: Volume, regions: frozenset[str], _progress: object, phases: frozenset[str]) -> Judgement:
+        return Judgement(fits=phases != {"none"}, reason="other phase", remarks=("mirrored?",), picture=lambda: PICTURE)
+
+    monkeypatch.setattr("models.gate.load", lambda _device: SimpleNamespace(judge=judge))
+    assert pass_gate(thorax(), asking("chest"), "cpu", lambda *_: None) == ("mirrored?",)
+    with pytest.raises(NotApplicable, match=r"^other phase$"):
+        pass_gate(thorax(), replace(asking("chest"), phases=frozenset({"none"})), "cpu", lambda *_: None)
+
+
+PICTURE = np.zeros((2, 2, 3), np.uint8)
 
 
 def test_a_card_without_regions_asks_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
