@@ -60,11 +60,9 @@ class Judgement:
 
     @property
     def seen(self) -> str:
-        """What was seen, for people: regions counted, contrast, how it lies; empty where nothing could be told."""
-        if self.whole is None:
-            return ""
-        counted = ", ".join(f"{count} of {name}" for name, count in Counter(self.regions).most_common())
-        return f"slices {counted}; {seen_of(self.whole)}"
+        """What was seen, for people: regions counted, contrast and how it lies as far as known; empty where nothing is."""
+        counted = (f"{name} in {count}" for name, count in Counter(self.regions).most_common())
+        return ", ".join((*counted, *(seen_of(self.whole) if self.whole else ())))
 
 
 class Gate:

@@ -84,12 +84,11 @@ def remarks_on(whole: Whole) -> tuple[str, ...]:
     return tuple(_REMARKS[name] for name in turned)
 
 
-def seen_of(whole: Whole) -> str:
-    """Return phase and turns in words."""
-    phase = _WITH[frozenset({whole.phase})] if whole.phase else "contrast not known"
-    how = {True: "as the header says", False: "exchanged", None: "not known"}
-    lies = ", ".join(f"{_EXCHANGED[name]} {how[whole.lies[name]]}" for name in TURNS)
-    return f"{phase}; {lies}"
+def seen_of(whole: Whole) -> tuple[str, ...]:
+    """Return what is known of phase and turns, in words; nothing of what is not."""
+    phase = (_WITH[frozenset({whole.phase})],) if whole.phase else ()
+    how = {True: "as the header says", False: "exchanged"}
+    return (*phase, *(f"{_EXCHANGED[name]} {how[lies]}" for name in TURNS if (lies := whole.lies[name]) is not None))
 
 
 def whole_of(

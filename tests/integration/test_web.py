@@ -316,6 +316,7 @@ def test_what_a_model_declined_is_shown_beside_its_reason(scene: Scene, page: ht
     place = re.search(rf'<img src="(/job/{job_id}/pictures/declined\.png\?v=\d+)" alt="What the model declined"', text)
     assert place is not None and "<h2>Pictures</h2>" not in text
     assert text.index("no lung is in view") < place.start() < text.index('<dl class="facts">')
+    assert "This job read it, and the model declined" in text
     assert page.get(place[1]).content == picture
 
 
