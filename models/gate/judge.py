@@ -60,7 +60,7 @@ class Judgement:
 
     @property
     def seen(self) -> str:
-        """What was seen, for people: regions counted, contrast and how it lies as far as known; empty where nothing is."""
+        """What was seen, for people: regions counted; contrast and how it lies, where known. Empty where nothing is."""
         counted = (f"{name} in {count}" for name, count in Counter(self.regions).most_common())
         return ", ".join((*counted, *(seen_of(self.whole) if self.whole else ())))
 
