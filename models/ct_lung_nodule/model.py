@@ -63,7 +63,7 @@ class NoduleModel:
         rated.sort(key=lambda one: (-one.score, one.candidate.blob.index))
         progress(0.9, "outlining")
         marks, maps, is_all = self._marked(volume, lungs, rated)
-        return Findings(detections=marks, maps=maps, remarks=told if is_all else (*told, _more()))
+        return Findings(detections=marks, maps=maps, remarks=told if is_all else (*told, more_than_marked()))
 
     def _fields(self, volume: Volume, progress: Progress) -> tuple[dict[str, Mask], tuple[str, ...]]:
         """Return by site where nodules are looked for, and what is to be said of it; NotApplicable where nowhere.
@@ -133,7 +133,8 @@ class NoduleModel:
         looks[box] = np.maximum(looks[box], np.float32(one.score) * here)
 
 
-def _more() -> str:
+def more_than_marked() -> str:
+    """Return the remark on a scan with more of what looks like a nodule than is marked."""
     return f"More places look like nodules than are marked: only the best {_MOST_MARKS} are."
 
 

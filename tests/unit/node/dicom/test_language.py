@@ -11,6 +11,8 @@ from pydicom.dataset import Dataset
 
 from models import catalogue
 from models.contract import Findings
+from models.ct_lung_nodule.model import more_than_marked
+from models.gate.whole import Whole, remarks_on
 from node.dicom import language
 from node.dicom.encode import encode
 from node.domain.profile import Language, Profile
@@ -79,3 +81,12 @@ def test_every_meaning_in_use_has_its_word(sources: tuple[Dataset, ...], spoken:
             used |= {(c.scheme, c.value) for c in (kind.category, kind.type, kind.site, kind.laterality) if c}
     missing = [pair for pair in sorted(used) if pair[0] not in ("RFC5646", "UCUM") and table.meaning(*pair) is None]
     assert missing == []
+
+
+@pytest.mark.parametrize("spoken", OTHERS)
+def test_what_a_model_and_the_gate_remark_is_said_in_every_language(spoken: Language) -> None:
+    """They warn: a warning in a language that its reader does not know is none."""
+    mirrored = Whole(phases={}, phase="", turned={}, lies={"left-right": False, "front-back": None, "head-feet": None})
+    leak = "Airways are not drawn: 131 mL of gas hang together there, more than airways hold."
+    for remark in (*remarks_on(mirrored), more_than_marked(), leak):
+        assert language.words(spoken).sentence(remark) != remark
