@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from pydicom import dcmread
 from rich.console import Console
 from rich.table import Table
@@ -32,8 +33,8 @@ from node.testing import ScriptedPacs, thorax_study
 from node.transport import open_transport
 
 _UP_WITHIN, _DONE_WITHIN = 40.0, 240.0  # seconds
-_VOLUME_TOLERANCE = 0.05  # share by which a lung's volume may differ from the truth
-_CENTRE_TOLERANCE = 3.0  # mm by which a nodule's centre may
+_VOLUME_TOLERANCE = 0.05  # share by which the volume of lung or airways may differ from the truth
+_CENTRE_TOLERANCE = 3.0  # mm by which the centre of nodule or airways may
 _DIAMETER_TOLERANCE = 2.5  # mm
 
 out = Console()
@@ -209,6 +210,7 @@ def _against_truth(segs: list[Path], reports: list[Path]) -> list[Check]:
     return [
         _lung_check(truth, truth.left_lung, "Left", segments),
         _lung_check(truth, truth.right_lung, "Right", segments),
+        _airways_check(truth, segments),
         *(_nodule_check(ball, nodules, diameters) for ball in truth.nodules),
         Check(what="nodules in all", truth=str(len(truth.nodules)), found=str(len(nodules)),
               good=len(nodules) == len(truth.nodules)),
@@ -224,6 +226,19 @@ def _lung_check(truth: Phantom, mask: Mask, side: str, segments: list[ReadSegmen
     close = abs(mine[0].volume_ml - wanted) <= _VOLUME_TOLERANCE * wanted
     found = f"{mine[0].volume_ml:.0f} mL, {'on its side' if on_its_side else 'ON THE WRONG SIDE'}"
     return Check(what=f"{side} lung", truth=f"{wanted:.0f} mL", found=found, good=close and on_its_side)
+
+
+def _airways_check(truth: Phantom, segments: list[ReadSegment]) -> Check:
+    wanted = float(truth.airways.sum()) * truth.voxel_ml
+    told = f"{wanted:.0f} mL"
+    mine = [s for s in segments if s.label == "Airways"]
+    if len(mine) != 1:
+        return Check(what="airways", truth=told, found=f"{len(mine)} segments", good=False)
+    middle = np.argwhere(truth.airways).mean(axis=0)  # (z, y, x)
+    away = math.dist(mine[0].centre_mm, truth.affine[:3, :3] @ middle + truth.affine[:3, 3])
+    close = abs(mine[0].volume_ml - wanted) <= _VOLUME_TOLERANCE * wanted
+    found = f"{mine[0].volume_ml:.0f} mL, {away:.1f} mm from there"
+    return Check(what="airways", truth=told, found=found, good=close and away <= _CENTRE_TOLERANCE)
 
 
 def _nodule_check(ball: Ball, nodules: list[ReadSegment], diameters: list[float]) -> Check:
