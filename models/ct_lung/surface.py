@@ -107,15 +107,16 @@ def on_the_scan(lung: Mask, other: Mask, tubes: Mask, unseen: Mask, grid: Grid, 
     box = box_around(lung, tuple(int(np.ceil(_REACH / mm)) + 1 for mm in spacing))
     lung, other, tubes, unseen = lung[box], other[box], tubes[box], unseen[box]
     core = filled(closed(lung, 5.0, spacing), spacing[1] * spacing[2])
-    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other & ~unseen
+    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
     padded = ndimage.binary_dilation(unseen)
     near = dilated(lung, _REACH, spacing) & ~ndimage.binary_dilation(tubes) & ~other
     fine, samples = nearest_voxels(grid, box)
     z, y, x = samples
     here, values = found[fine], volume.voxels[fine]
     for place, sample in enumerate(z.tolist()):
-        thin = (values[place] < _AERATED) & ~(padded[sample][np.ix_(y, x)] & (values[place] <= LOWEST))
-        here[place] = inside[sample][np.ix_(y, x)] | (near[sample][np.ix_(y, x)] & thin)
+        thin = values[place] < _AERATED
+        nothing = padded[sample][np.ix_(y, x)] & (values[place] <= LOWEST)
+        here[place] = (inside[sample][np.ix_(y, x)] | (near[sample][np.ix_(y, x)] & thin)) & ~nothing
     found[fine] = largest(filled(here, volume.spacing[1] * volume.spacing[2]))
     return found
 

@@ -131,7 +131,6 @@ def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> 
     shown = y < 90 + z
     cut = replace(volume, voxels=np.where(shown, volume.voxels, np.float32(-1024.0)))
     unseen = padding(grid.sample(cut.voxels))
-    left &= ~unseen
     with_padding = on_the_scan(left, right, classes == AIRWAYS, nothing, grid, cut)
     found = on_the_scan(left, right, classes == AIRWAYS, unseen, grid, cut)
     assert not (found & ~shown).any() and (with_padding & ~shown).sum() > 500
@@ -141,12 +140,12 @@ def test_the_surface_lies_where_the_voxels_say(seen: tuple[Classes, Values]) -> 
 def over_all(lung: Mask, other: Mask, tubes: Mask, unseen: Mask, grid: Grid, volume: Volume) -> Mask:
     """Return what `on_the_scan` promises, worked out over the whole volume."""
     core = filled(closed(lung, 5.0, SPACING), SPACING[1] * SPACING[2])
-    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other & ~unseen
+    inside = ndimage.binary_erosion(core, border_value=1) & ~tubes & ~other
     near = dilated(lung, 6.0, SPACING) & ~ndimage.binary_dilation(tubes) & ~other
     ends = zip(grid.source, grid.shape, grid.start, grid.step, strict=True)
     places = np.ix_(*(np.clip(np.rint((np.arange(n) - a) / s), 0, m - 1).astype(int) for n, m, a, s in ends))
     padded = ndimage.binary_dilation(unseen)[places] & (volume.voxels <= -1024.0)
-    drawn = inside[places] | (near[places] & (volume.voxels < -300.0) & ~padded)
+    drawn = (inside[places] | (near[places] & (volume.voxels < -300.0))) & ~padded
     return largest(filled(drawn, volume.spacing[1] * volume.spacing[2]))
 
 

@@ -20,7 +20,7 @@ from models.phantom import thorax_phantom
 from node.errors import ChildDied, GpuOutOfMemory, InputInvalid, ModelNotApplicable, OutOfMemory, OutputInvalid
 from node.testing import synthetic_ct, write_series
 from tests.unit.workers import misbehaving
-from workers import inference
+from workers import findings_io, inference
 from workers.inference import InferenceChild, Request, pass_gate
 
 
@@ -194,6 +194,17 @@ def test_a_remark_of_the_gate_is_handed_on_and_a_phase_that_is_not_wanted_declin
 
 
 PICTURE = np.zeros((2, 2, 3), np.uint8)
+
+
+def test_the_report_says_first_what_the_gate_remarked(
+    series: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That the images look mirrored must reach the radiologist, before what the model has to say."""
+    monkeypatch.setattr(inference, "pass_gate", lambda *_: ("mirrored?",))
+    model = SimpleNamespace(run=lambda _volume, _progress: Findings(remarks=("cut below",)))
+    request = Request(paths=series, model="ct-lung", device="cpu", folder=tmp_path)
+    inference.infer(request, {"ct-lung cpu": model}, lambda *_: None)
+    assert findings_io.load(tmp_path).remarks == ("mirrored?", "cut below")
 
 
 def test_a_card_without_regions_asks_no_gate(monkeypatch: pytest.MonkeyPatch) -> None:
